@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A variant: every size, constant and licence of one network, read from models/variants/*.yaml.
+
+One frozen object keeps crop, mean, std, labels and licences together, so that a checkpoint, an
+engine and a node can never disagree about them. No torch here: the command line lists variants
+without loading it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from depthforge_ros.frame import UNLABELLED, DepthKind
+
+PATCH = 16
+"""Side of a ViT patch, pixels. Published 14-pixel kernels are resampled to it."""
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One class: its name and the colour people know it by, [r, g, b] 0..255."""
+
+    name: str
+    color: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if len(self.color) != 3 or not all(0 <= channel <= 255 for channel in self.color):
+            raise ValueError(f"color of {self.name!r} is {self.color}; wanted three numbers 0..255")
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The classes of a network in trainId order; the position is the id."""
+
+    name: str
+    classes: tuple[LabelClass, ...]
+
+    def __post_init__(self) -> None:
+        names = [label.name for label in self.classes]
+        if not 1 <= len(names) <= UNLABELLED:
+            raise ValueError(f"label set {self.name!r} has {len(names)} classes; wanted 1..255")
+        if len(set(names)) != len(names):
+            raise ValueError(f"label set {self.name!r} names a class twice: {names}")
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def palette(self) -> np.ndarray:
+        """Colour of every possible mask value: [256, 3] uint8, black where there is no class."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self)] = [label.color for label in self.classes]
+        return table
+
+    def id_of(self, name: str) -> int | None:
+        """The trainId of the class of that name, None where the set has no such class."""
+        return next((i for i, label in enumerate(self.classes) if label.name == name), None)
+
+
+@dataclass(frozen=True)
+class VitSize:
+    """Sizes of one ViT encoder. kind: `dinov2` (plain MLP, LayerScale)."""
+
+    kind: str
+    width: int
+    blocks: int
+    heads: int
+    licence: str
+
+    def __post_init__(self) -> None:
+        if self.kind != "dinov2":
+            raise ValueError(f"encoder kind is {self.kind!r}; this release builds 'dinov2'")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+
+@dataclass(frozen=True)
+class DecoderSize:
+    """Sizes of the Mask2Former head: pixel decoder (encoder_*) and mask decoder (decoder_*)."""
+
+    width: int
+    groups: int
+    encoder_layers: int
+    encoder_ffn: int
+    decoder_layers: int
+    decoder_ffn: int
+    heads: int = 8
+    points: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("groups", "heads"):
+            if self.width % getattr(self, name):
+                raise ValueError(
+                    f"decoder width {self.width} is not a multiple of {name} {getattr(self, name)}"
+                )
+
+
+@dataclass(frozen=True)
+class DepthHeadSize:
+    """Sizes of Depth Anything V2's DPT head, the encoder blocks it reads and the unit it gives."""
+
+    features: int
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    kind: DepthKind
+    max_depth_m: float | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != 4 or len(self.blocks) != 4:
+            raise ValueError(f"depth head reads {self.blocks} into {self.channels}; wanted 4 and 4")
+        if (self.kind is DepthKind.METRIC) != (self.max_depth_m is not None):
+            raise ValueError(
+                f"depth kind is {self.kind.value} with max_depth_m {self.max_depth_m}; "
+                "metric needs max_depth_m, relative must not have it"
+            )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Everything that fixes a network's shape and meaning, and nothing that runs it.
+
+    levels: visual blocks (from 0) that feed the decoder, fine to coarse. crop, stride: pixels of
+    the sliding window. mean, std: of RGB 0..255. tokens: learnable tokens a layer = queries.
+    """
+
+    name: str
+    visual: VitSize
+    depth: VitSize
+    levels: tuple[int, ...]
+    tokens: int
+    token_rank: int
+    decoder: DecoderSize
+    depth_head: DepthHeadSize
+    crop: int
+    stride: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    labels: LabelSet
+
+    def __post_init__(self) -> None:
+        if self.crop % PATCH:
+            raise ValueError(f"crop {self.crop} is not a multiple of the patch size {PATCH}")
+        if not 0 < self.stride <= self.crop:
+            raise ValueError(f"stride {self.stride} is not within 1..crop ({self.crop})")
+        if (self.visual.width, self.visual.blocks) != (self.depth.width, self.depth.blocks):
+            raise ValueError(
+                f"visual encoder is {self.visual.width} wide with {self.visual.blocks} blocks, "
+                f"depth encoder {self.depth.width} with {self.depth.blocks}; tokens compare their "
+                "features block by block, so both must be equal"
+            )
+        for name, blocks in (("levels", self.levels), ("depth_head", self.depth_head.blocks)):
+            if len(blocks) != 4 or list(blocks) != sorted(set(blocks)):
+                raise ValueError(f"{name} reads blocks {blocks}; wanted four, rising")
+            if not 0 <= blocks[0] <= blocks[-1] < self.visual.blocks:
+                raise ValueError(f"{name} reads blocks {blocks} of {self.visual.blocks}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; wanted positive numbers")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the crop: the side of the position table."""
+        return self.crop // PATCH
+
+
+def models_dir() -> Path:
+    """The folder `models/`: beside the package in a source tree, else in the prefix's share/.
+
+    Raises FileNotFoundError where neither is there (a broken installation).
+    """
+    package = Path(__file__).resolve().parent
+    places = [package.parent / "models"]
+    places += [above / "share" / "depthforge_ros" / "models" for above in package.parents]
+    for place in places:
+        if (place / "variants").is_dir():
+            return place
+    raise FileNotFoundError(f"models/variants is in none of {[str(p) for p in places]}; reinstall")
+
+
+def variant_names() -> list[str]:
+    """Names of the variants that ship with the package, sorted."""
+    return sorted(path.stem for path in (models_dir() / "variants").glob("*.yaml"))
+
+
+def load_labels(name: str) -> LabelSet:
+    """The label set models/labels/NAME.yaml. Raises ValueError naming what is wrong with it."""
+    path = models_dir() / "labels" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise ValueError(f"label set {name!r} is unknown; known: {', '.join(known)}")
+    return _read(path, LabelSet, {})
+
+
+def load_variant(name_or_path: str | Path) -> Variant:
+    """A shipped variant by name, or one of your own by the path of its yaml file.
+
+    Raises ValueError naming the file, the key and what was wanted.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = models_dir() / "variants" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"variant {str(name_or_path)!r} is unknown; known: {', '.join(variant_names())}, "
+            "or the path of a .yaml file"
+        )
+    return _read(path, Variant, {LabelSet: load_labels})
+
+
+def variant_from_mapping(data: Any) -> Variant:
+    """A variant from what `variant_to_mapping` gave (or yaml holds). Raises ValueError."""
+    return _build(Variant, data, "variant", {LabelSet: load_labels})
+
+
+def variant_to_mapping(variant: Variant) -> dict[str, Any]:
+    """Plain dicts, lists, numbers and strings with every field, to be stored beside weights."""
+    return _plain(variant)
+
+
+def _read(path: Path, kind: type, named: dict[type, Any]) -> Any:
+    try:
+        return _build(kind, yaml.safe_load(path.read_text("utf-8")), kind.__name__, named)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _build(kind: Any, data: Any, where: str, named: dict[type, Any]) -> Any:
+    """A value of type `kind` from plain data, strictly: every key known, every type right.
+
+    named: types that may also be given by name, with the function that finds them.
+    """
+    if isinstance(data, str) and kind in named:
+        return named[kind](data)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(data, dict):
+            raise ValueError(f"{where} is {data!r}; wanted a mapping with {', '.join(hints)}")
+        required = {
+            field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING
+        }
+        unknown, missing = set(data) - set(hints), required - set(data)
+        if unknown or missing:
+            raise ValueError(f"{where}: unknown keys {sorted(unknown)}, missing {sorted(missing)}")
+        return kind(
+            **{
+                key: _build(hints[key], value, f"{where}.{key}", named)
+                for key, value in data.items()
+            }
+        )
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise ValueError(f"{where} is {data!r}; wanted a list")
+        if arguments[-1] is not Ellipsis and len(arguments) != len(data):
+            raise ValueError(f"{where} has {len(data)} entries; wanted {len(arguments)}")
+        return tuple(_build(arguments[0], v, f"{where}[{i}]", named) for i, v in enumerate(data))
+    if origin in (types.UnionType, typing.Union):
+        return None if data is None else _build(arguments[0], data, where, named)
+    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+        if not math.isfinite(data):
+            raise ValueError(f"{where} is {data!r}; wanted a finite number")
+        return float(data)
+    if kind is DepthKind and data in [member.value for member in DepthKind]:
+        return DepthKind(data)
+    if kind is int and isinstance(data, int) and not isinstance(data, bool):
+        if data < 0:
+            raise ValueError(f"{where} is {data}; wanted a number of at least 0")
+        return data
+    if kind is str and isinstance(data, str):
+        return data
+    raise ValueError(f"{where} is {data!r}; wanted {getattr(kind, '__name__', kind)}")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return value.value if isinstance(value, DepthKind) else value
