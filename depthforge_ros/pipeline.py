@@ -17,24 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from depthforge_ros.engine.output import CropOutput
 from depthforge_ros.frame import UNLABELLED, DepthKind, Frame, Prediction
 from depthforge_ros.variant import PATCH, Variant
 
 SIZE_MULTIPLE_PX = 2 * PATCH
 """Whole frames are resized to multiples of this: the coarsest map has half a patch a pixel."""
-
-
-@dataclass(frozen=True)
-class CropOutput:
-    """What an engine returns for a batch of crops.
-
-    scores: [B, K, h, w] float, Σ over queries of class probability times mask probability, K the
-    classes of the variant's labels. depth: [B, h, w] float in the variant's depth unit, or None
-    where it was not asked for.
-    """
-
-    scores: Tensor
-    depth: Tensor | None
 
 
 class Engine(Protocol):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from depthforge_ros.pipeline import CropOutput
+from depthforge_ros.engine.output import CropOutput
 from depthforge_ros.variant import Variant
 
 
