@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public data sets in the folder layouts they are published in.
+
+Each function lists one data set; nothing is read before a sample is asked for. `condition` is
+"clear" where a data set was taken in fair daylight, "mixed" where its files do not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from depthforge_ros.learning import label_ids
+from depthforge_ros.learning.label_ids import ClassMerge
+from depthforge_ros.learning.samples import Sample, UnreadableImageError, read_labels, read_rgb
+
+ACDC_CONDITIONS = ("fog", "night", "rain", "snow")
+
+
+class DatasetLayoutError(Exception):
+    """A data set that is missing or only half unpacked; the message shows the expected tree."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one sample lies."""
+
+    image: Path
+    label: Path
+    condition: str
+    name: str
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """Image and label files; label ids go through `table` [256].
+
+    merge: the coarser classes to score in, where the data set cannot tell all trainIds apart.
+    """
+
+    domain: str
+    entries: tuple[Entry, ...]
+    table: np.ndarray = field(repr=False)
+    merge: ClassMerge | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises UnreadableImageError, or ValueError where a label id is out of range."""
+        entry = self.entries[index]
+        rgb, labels = read_rgb(entry.image), read_labels(entry.label, self.table)
+        if rgb.shape[:2] != labels.shape:
+            raise UnreadableImageError(
+                f"{entry.image}: image is {list(rgb.shape[:2])}, its label {list(labels.shape)}"
+            )
+        return Sample(rgb, labels, None, self.domain, entry.condition, entry.name)
+
+
+def cityscapes(root: Path, split: str) -> FolderDataset:
+    """Cityscapes (Cordts et al., CVPR 2016), fine annotations. split: train or val."""
+    tree = f"""
+        leftImg8bit/{split}/CITY/CITY_000000_000019_leftImg8bit.png
+        gtFine/{split}/CITY/CITY_000000_000019_gtFine_labelIds.png"""
+    images, suffix = root / "leftImg8bit" / split, "_leftImg8bit.png"
+
+    def label(image: Path) -> Path:
+        stem = image.name.removesuffix(suffix)
+        folder = root / "gtFine" / split / image.parent.name
+        return folder / f"{stem}_gtFine_labelIds.png"
+
+    entries = _pairs("cityscapes", root, tree, images, f"*/*{suffix}", label, "clear")
+    return FolderDataset("cityscapes", entries, label_ids.CITYSCAPES)
+
+
+def gta5(root: Path) -> FolderDataset:
+    """GTA5 (Richter et al., ECCV 2016), all of it; a few of its labels have another size."""
+    tree = """
+        images/00001.png
+        labels/00001.png"""
+    entries = _pairs(
+        "gta5", root, tree, root / "images", "*.png", lambda p: root / "labels" / p.name, "mixed"
+    )
+    return FolderDataset("gta5", entries, label_ids.GTA5)
+
+
+def bdd100k(root: Path, split: str) -> FolderDataset:
+    """BDD100K (Yu et al., CVPR 2020), the 10k semantic subset. split: train or val."""
+    tree = f"""
+        images/10k/{split}/NAME.jpg
+        labels/sem_seg/masks/{split}/NAME.png"""
+    masks = root / "labels" / "sem_seg" / "masks" / split
+    images = root / "images" / "10k" / split
+    entries = _pairs(
+        "bdd100k", root, tree, images, "*.jpg", lambda p: masks / f"{p.stem}.png", "mixed"
+    )
+    return FolderDataset("bdd100k", entries, label_ids.TRAIN_IDS)
+
+
+def mapillary(root: Path, split: str) -> FolderDataset:
+    """Mapillary Vistas (Neuhold et al., ICCV 2017), the 66 ids of v1.2. split: training,
+    validation. The v2.0 archive holds v1.2's labels too and is read where it is unpacked.
+    """
+    tree = f"""
+        {split}/images/NAME.jpg
+        {split}/labels/NAME.png          (archive v1.2), or
+        {split}/v1.2/labels/NAME.png     (archive v2.0)"""
+    labels = root / split / "labels"
+    if not labels.is_dir():
+        labels = root / split / "v1.2" / "labels"
+    images = root / split / "images"
+    entries = _pairs(
+        "mapillary", root, tree, images, "*.jpg", lambda p: labels / f"{p.stem}.png", "mixed"
+    )
+    return FolderDataset("mapillary", entries, label_ids.MAPILLARY)
+
+
+def acdc(root: Path, split: str, conditions: tuple[str, ...] = ACDC_CONDITIONS) -> FolderDataset:
+    """ACDC (Sakaridis et al., ICCV 2021) by condition: fog, night, rain, snow. split: train, val.
+
+    Raises ValueError for an unknown condition.
+    """
+    unknown = set(conditions) - set(ACDC_CONDITIONS)
+    if unknown or not conditions:
+        raise ValueError(f"ACDC conditions are {conditions}; allowed: {ACDC_CONDITIONS}")
+    suffix = "_rgb_anon.png"
+    entries: tuple[Entry, ...] = ()
+    for condition in conditions:
+        tree = f"""
+        rgb_anon/{condition}/{split}/SEQUENCE/SEQUENCE_frame_000247_rgb_anon.png
+        gt/{condition}/{split}/SEQUENCE/SEQUENCE_frame_000247_gt_labelTrainIds.png"""
+        labels = root / "gt" / condition / split
+
+        def label(image: Path, labels: Path = labels) -> Path:
+            stem = image.name.removesuffix(suffix)
+            return labels / image.parent.name / f"{stem}_gt_labelTrainIds.png"
+
+        images = root / "rgb_anon" / condition / split
+        entries += _pairs("acdc", root, tree, images, f"*/*{suffix}", label, condition)
+    return FolderDataset("acdc", entries, label_ids.TRAIN_IDS)
+
+
+def camvid(root: Path, sequences: tuple[str, ...] = ()) -> FolderDataset:
+    """CamVid (Brostow et al., 2009) in the 11-class relabelling, scored in those 11 classes.
+
+    sequences: file-name prefixes to take ("0006R0"), all where empty. Neighbouring frames of a
+    sequence look alike, so hold out whole sequences.
+    """
+    tree = """
+        images/0006R0_f00930.jpg
+        labels/0006R0_f00930.png"""
+    entries = _pairs(
+        "camvid",
+        root,
+        tree,
+        root / "images",
+        "*.jpg",
+        lambda path: root / "labels" / f"{path.stem}.png",
+        "clear",
+    )
+    known = sorted({entry.name.split("_")[0] for entry in entries})
+    for sequence in sequences:
+        if not any(entry.name.startswith(sequence) for entry in entries):
+            raise ValueError(f"{root} has no sequence {sequence!r}; it has {', '.join(known)}")
+    if sequences:
+        entries = tuple(entry for entry in entries if entry.name.startswith(sequences))
+    return FolderDataset("camvid", entries, label_ids.CAMVID, label_ids.CAMVID_CLASSES)
+
+
+def _pairs(
+    domain: str,
+    root: Path,
+    tree: str,
+    images: Path,
+    pattern: str,
+    label_of: Callable[[Path], Path],
+    condition: str,
+) -> tuple[Entry, ...]:
+    """Every image that matches and its label. Raises DatasetLayoutError where one has none."""
+    expected = f"expected below {root}:{tree}"
+    if not images.is_dir():
+        raise DatasetLayoutError(f"{domain}: no folder {images}; {expected}")
+    paths = sorted(images.glob(pattern))
+    if not paths:
+        raise DatasetLayoutError(f"{domain}: nothing matches {pattern} in {images}; {expected}")
+    labels = [label_of(path) for path in paths]
+    missing = [label for label in labels if not label.is_file()]
+    if missing:
+        raise DatasetLayoutError(
+            f"{domain}: {len(missing)} of {len(paths)} images have no label, the first is "
+            f"{missing[0]}; {expected}"
+        )
+    return tuple(
+        Entry(path, label, condition, path.relative_to(images).with_suffix("").as_posix())
+        for path, label in zip(paths, labels, strict=True)
+    )

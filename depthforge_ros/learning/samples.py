@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One labelled image, and the only place where labelled images are read from files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from depthforge_ros.frame import UNLABELLED
+
+REFUSED = -1
+"""Entry of a label table for an id the data set does not define."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image.
+
+    rgb: [H, W, 3] uint8. labels: [H, W] uint8 trainId, 255 unlabelled. depth_m: [H, W] float32
+    metres along the optical axis, +Inf in the sky, NaN unknown, or None where the data set has
+    none. domain: the data set; condition: the weather or light it was taken in. name: unique
+    within the domain.
+    """
+
+    rgb: np.ndarray
+    labels: np.ndarray
+    depth_m: np.ndarray | None
+    domain: str
+    condition: str
+    name: str
+
+
+class SampleSource(Protocol):
+    """A data set: samples by position. `domain` names it."""
+
+    domain: str
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at `index`. Raises UnreadableImageError, or ValueError for bad label ids."""
+        ...
+
+
+class UnreadableImageError(Exception):
+    """A file that is missing, truncated, not an image, or whose label has another size."""
+
+
+@dataclass
+class Skipped:
+    """The images that could not be read, by name; what reads many samples reports it at the end."""
+
+    names: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(self, error: UnreadableImageError) -> None:
+        """Count one image; `error` names it."""
+        self.names.append(str(error))
+
+    def summary(self) -> str:
+        """One line for people: how many, and the first few names."""
+        return f"skipped {len(self)} unreadable images: " + "; ".join(self.names[:5])
+
+
+def readable_samples(source: SampleSource, skipped: Skipped) -> Iterator[Sample]:
+    """Every readable sample in order; the others are added to `skipped`."""
+    for index in range(len(source)):
+        try:
+            yield source[index]
+        except UnreadableImageError as error:
+            skipped.add(error)
+
+
+def label_table(train_ids: Mapping[int, int], known: int) -> np.ndarray:
+    """Table [256] int16 from a data set's label id to trainId.
+
+    train_ids: the ids that have a trainId. Other ids below `known`, and 255, are unlabelled; all
+    else is REFUSED.
+    """
+    table = np.full(256, REFUSED, np.int16)
+    table[:known] = UNLABELLED
+    table[UNLABELLED] = UNLABELLED
+    for label_id, train_id in train_ids.items():
+        table[label_id] = train_id
+    return table
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """An image file as [H, W, 3] uint8 RGB. Raises UnreadableImageError."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UnreadableImageError(f"{path}: {error.strerror}") from error
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise UnreadableImageError(f"{path}: not a readable image ({data.size} bytes)")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_labels(path: Path, table: np.ndarray) -> np.ndarray:
+    """A label image as [H, W] uint8 trainId. Paletted files give their indices, not colours.
+
+    Raises UnreadableImageError for the file, ValueError for an id that `table` refuses.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P"):
+                raise ValueError(f"{path}: label image has mode {image.mode}; wanted 8-bit ids")
+            ids = np.asarray(image)  # [H, W]
+    except (OSError, SyntaxError) as error:  # Pillow reports broken PNG chunks as SyntaxError
+        raise UnreadableImageError(f"{path}: {error}") from error
+    labels = table[ids]  # [H, W] int16
+    if (labels == REFUSED).any():
+        refused = sorted(set(ids[labels == REFUSED].tolist()))
+        allowed = np.flatnonzero(table != REFUSED)
+        raise ValueError(
+            f"{path}: label ids {refused} are out of range; allowed: "
+            f"{allowed[0]}..{allowed[allowed < UNLABELLED].max()} and 255"
+        )
+    return labels.astype(np.uint8)
