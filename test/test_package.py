@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a vehicle and a fresh machine get: real colcon and pip installations of this tree."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent
+NAME = "depthforge_ros"
+SHARED = ("launch", "config", "rviz", "models")  # folders that go to share/depthforge_ros
+FILES = ("package.xml", "setup.py", "setup.cfg", "pyproject.toml", "LICENSE")
+WHERE_MODELS = "from depthforge_ros.variant import models_dir; print(models_dir())"
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Output of a command that must succeed; the repository itself is not importable in it."""
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=inherited | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{command} gave {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def copy_source(target: Path) -> Path:
+    """The tree as a clean checkout has it, plus what a used one has and must not be shipped."""
+    for folder in (NAME, "resource", *SHARED):
+        ignore = shutil.ignore_patterns("__pycache__", "fetched")
+        shutil.copytree(SOURCE / folder, target / folder, ignore=ignore)
+    for name in FILES:
+        shutil.copy2(SOURCE / name, target / name)
+    (target / "models/fetched").mkdir()
+    (target / "models/fetched/licensed_otherwise.safetensors").write_bytes(b"x")
+    return target
+
+
+def files_below(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not {"__pycache__", "fetched"} & set(path.parts)
+    }
+
+
+def colcon_build(workspace: Path, *options: str) -> Path:
+    """The install prefix of the package after `colcon build` of a copy of this tree."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    colcon = shutil.which("colcon", path=places)
+    assert colcon, "these tests need colcon: pip install colcon-common-extensions"
+    copy_source(workspace / "src" / NAME)
+    run(colcon, "build", *options, cwd=workspace)
+    return workspace / "install" / NAME
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return colcon_build(tmp_path_factory.mktemp("colcon"))
+
+
+def in_workspace(prefix: Path, command: str) -> str:
+    """Output of a shell command after sourcing the workspace, as on a vehicle."""
+    return run("bash", "-c", f"source ../setup.bash && {command}", cwd=prefix)
+
+
+def test_colcon_installs_every_shared_file(prefix: Path) -> None:
+    share = prefix / "share" / NAME
+    for folder in SHARED:
+        wanted = files_below(SOURCE / folder)
+        assert wanted, f"{folder}/ is empty"
+        assert files_below(share / folder) == wanted
+        assert not (share / folder / "fetched").exists()
+    assert (share / "package.xml").read_bytes() == (SOURCE / "package.xml").read_bytes()
+    assert (prefix / "share/ament_index/resource_index/packages" / NAME).is_file()
+
+
+def test_colcon_executables_start(prefix: Path) -> None:
+    executables = prefix / "lib" / NAME
+    assert {path.name for path in executables.iterdir()} == {"depthforge", "depthforge_node"}
+    assert in_workspace(prefix, f"{executables}/depthforge --version") == "depthforge 0.1.0\n"
+    assert "depthforge_node" in in_workspace(prefix, f"{executables}/depthforge_node --help")
+
+
+def test_colcon_installation_finds_its_models(prefix: Path) -> None:
+    found = in_workspace(prefix, f'{sys.executable} -c "{WHERE_MODELS}"')
+    assert Path(found.strip()) == prefix / "share" / NAME / "models"
+
+
+def test_symlinked_installation_finds_the_models_of_its_source(tmp_path: Path) -> None:
+    prefix = colcon_build(tmp_path, "--symlink-install")
+    found = in_workspace(prefix, f'{sys.executable} -c "{WHERE_MODELS}"')
+    assert Path(found.strip()) == tmp_path / "src" / NAME / "models"
+    assert in_workspace(prefix, f"lib/{NAME}/depthforge --version") == "depthforge 0.1.0\n"
+
+
+def test_pip_installation_finds_its_models(tmp_path: Path) -> None:
+    source, prefix = copy_source(tmp_path / "src"), tmp_path / "prefix"
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed")
+    run(sys.executable, "-m", "pip", "install", *options, "--prefix", prefix, source, cwd=tmp_path)
+    modules = next(prefix.rglob(f"{NAME}/__init__.py")).parent.parent
+    models = next(prefix.rglob(f"share/{NAME}/models"))
+    assert files_below(models) == files_below(SOURCE / "models")
+    found = run(sys.executable, "-c", WHERE_MODELS, cwd=tmp_path, PYTHONPATH=str(modules))
+    assert Path(found.strip()) == models
+    script = next(prefix.rglob("bin/depthforge"))
+    version = run(script, "--version", cwd=tmp_path, PYTHONPATH=str(modules))
+    assert version == "depthforge 0.1.0\n"
+
+
+def test_a_source_tree_uses_its_own_models() -> None:
+    found = run(sys.executable, "-c", WHERE_MODELS, cwd=SOURCE)
+    assert Path(found.strip()) == SOURCE / "models"
+
+
+def test_package_xml_and_setup_py_say_the_same() -> None:
+    manifest = ElementTree.parse(SOURCE / "package.xml").getroot()
+    fields = ("name", "version", "description", "license", "maintainer")
+    told = run(sys.executable, "setup.py", *(f"--{field}" for field in fields), cwd=SOURCE)
+    assert told.splitlines()[-len(fields) :] == [manifest.findtext(field) for field in fields]
+
+
+def test_package_xml_names_every_ros_package_that_is_imported() -> None:
+    manifest = ElementTree.parse(SOURCE / "package.xml").getroot()
+    declared = {element.text for element in manifest.iter("exec_depend")}
+    imported = set()
+    for path in [*(SOURCE / NAME / "ros").rglob("*.py"), *(SOURCE / "launch").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).split(".")[0])
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+    assert "rclpy" in imported
+    # rosbags has no rosdep key: bags are read and written through pip's on every machine.
+    from_elsewhere = {NAME, "cv2", "numpy", "rosbags", "torch", "tqdm", "yaml"}
+    assert imported - set(sys.stdlib_module_names) - from_elsewhere <= declared
