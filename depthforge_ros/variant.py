@@ -24,6 +24,9 @@ from depthforge_ros.frame import UNLABELLED, DepthKind
 PATCH = 16
 """Side of a ViT patch, pixels. Published 14-pixel kernels are resampled to it."""
 
+STEM_GROUPS = 8
+"""GroupNorm groups of a convolutional stem."""
+
 
 @dataclass(frozen=True)
 class LabelClass:
@@ -67,17 +70,27 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class VitSize:
-    """Sizes of one ViT encoder. kind: `dinov2` (plain MLP, LayerScale)."""
+    """Sizes of one ViT encoder. kind: `dinov2` (plain MLP, LayerScale).
+
+    stem: channels at 1/2, 1/4 and 1/8 of the image of a convolutional stem in place of the linear
+    patch embedding, for encoders trained without foundation weights (arXiv 2106.14881); empty for
+    the published ones.
+    """
 
     kind: str
     width: int
     blocks: int
     heads: int
     licence: str
+    stem: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind != "dinov2":
             raise ValueError(f"encoder kind is {self.kind!r}; this release builds 'dinov2'")
+        if len(self.stem) not in (0, 3) or any(channels % STEM_GROUPS for channels in self.stem):
+            raise ValueError(
+                f"stem is {self.stem}; wanted nothing, or three multiples of {STEM_GROUPS}"
+            )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
 
@@ -222,6 +235,27 @@ def variant_from_mapping(data: Any) -> Variant:
 def variant_to_mapping(variant: Variant) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings with every field, to be stored beside weights."""
     return _plain(variant)
+
+
+def variant_differences(stored: Variant, wanted: Variant) -> list[str]:
+    """Every size that differs, as `field: stored S, wanted W`; names and licences may differ."""
+    differences = []
+
+    def compare(where: str, a: Any, b: Any) -> None:
+        if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+            for key in a:
+                if key not in ("name", "licence"):
+                    compare(f"{where}.{key}" if where else key, a[key], b[key])
+        elif isinstance(a, list) and isinstance(b, list) and a and isinstance(a[0], dict):
+            if [entry["name"] for entry in a] != [entry["name"] for entry in b]:
+                differences.append(
+                    f"{where}: stored {len(a)}, wanted {len(b)}, or in another order"
+                )
+        elif a != b:
+            differences.append(f"{where}: stored {a}, wanted {b}")
+
+    compare("", _plain(stored), _plain(wanted))
+    return differences
 
 
 def _read(path: Path, kind: type, named: dict[type, Any]) -> Any:

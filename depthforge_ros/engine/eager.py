@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network as PyTorch runs it: the backend that is always there and the others are held to."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.network.depthforge import DepthForge
+
+PRECISIONS = ("fp32", "bf16")
+
+
+class EagerEngine:
+    """Runs a loaded network on a device. precision: `fp32`, or `bf16` by autocast."""
+
+    backend = "eager"
+
+    def __init__(self, network: DepthForge, device: torch.device, precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
+        self.variant = network.variant
+        self.device = device
+        self.precision = precision
+        self._network = network.to(device).eval().requires_grad_(False)
+
+    def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
+        """Scores [B, K, h, w] and depth [B, h, w] float32 for crops [B, 3, h, w] uint8."""
+        autocast = (
+            torch.autocast(self.device.type, torch.bfloat16)
+            if self.precision == "bf16"
+            else contextlib.nullcontext()
+        )
+        with torch.inference_mode(), autocast:
+            scores, depth_map = self._network(crops, depth=depth)
+        return CropOutput(scores.float(), None if depth_map is None else depth_map.float())

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DepthForge (arXiv 2504.12753), whole. Read this file first; each part has a file of its own.
+
+Two frozen vision transformers read the same image: one knows what things look like, one knows
+how far they are. After every block, depth-aware tokens correct the visual features. A refinement
+decoder and a Mask2Former head turn them into masks; Depth Anything V2's own head turns the depth
+features, already computed, into depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from depthforge_ros.network.depth_head import DepthHead
+from depthforge_ros.network.depth_tokens import DepthTokens
+from depthforge_ros.network.mask_decoder import MaskDecoder, MaskOutputs
+from depthforge_ros.network.pixel_decoder import PixelDecoder
+from depthforge_ros.network.refinement import RefinementDecoder
+from depthforge_ros.network.vit import VisionTransformer
+from depthforge_ros.variant import PATCH, Variant
+
+LEVEL_SCALES = (4.0, 2.0, 1.0, 0.5)
+FROZEN_PARTS = ("visual", "depth", "depth_head")
+ADAPTER_PARTS = ("tokens", "refinement", "pixel_decoder", "mask_decoder")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the two encoders and the tokens hand to the heads.
+
+    levels: four maps [B, C, h, w] at 1/4, 1/8, 1/16 and 1/32 of the image. depth_tokens: [B, N, C]
+    each, normalised, for the depth head; empty where depth was not asked for.
+    """
+
+    levels: list[Tensor]
+    depth_tokens: list[Tensor]
+
+
+class DepthForge(nn.Module):
+    """The network of one variant. Images are RGB 0..255; normalisation is inside."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.variant = variant
+        width = variant.visual.width
+        decoder = variant.decoder
+        self.register_buffer("mean", torch.empty(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.empty(3, 1, 1), persistent=False)
+        self.set_constants()
+        self.visual = VisionTransformer(variant.visual, variant.grid)
+        self.depth = VisionTransformer(variant.depth, variant.grid)
+        self.depth_head = DepthHead(width, variant.depth_head)
+        self.tokens = DepthTokens(
+            variant.visual.blocks, variant.tokens, variant.token_rank, width, decoder.width
+        )
+        self.refinement = RefinementDecoder(width)
+        self.pixel_decoder = PixelDecoder(width, decoder)
+        self.mask_decoder = MaskDecoder(len(variant.labels), decoder)
+
+    def set_constants(self) -> None:
+        """Fill what no checkpoint holds; to be called again after `to_empty`."""
+        for buffer, values in ((self.mean, self.variant.mean), (self.std, self.variant.std)):
+            buffer.copy_(torch.tensor(values, device=buffer.device).view(3, 1, 1))
+
+    def forward(self, images: Tensor, depth: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Images [B, 3, H, W] RGB 0..255, H and W multiples of 32.
+
+        Returns scores [B, K, H, W] and, where asked for, depth [B, H, W] in the variant's unit.
+        """
+        features = self.encode(images, depth)
+        outputs = self.decode(features.levels)
+        scores = semantic_scores(
+            outputs.class_logits[-1], outputs.mask_logits[-1], images.shape[2:]
+        )
+        if not depth:
+            return scores, None
+        rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
+        return scores, self.depth_head(features.depth_tokens, rows, columns)
+
+    def forward_train(self, images: Tensor) -> MaskOutputs:
+        """Images [B, 3, H, W] RGB 0..255 -> classes and masks of every decoder layer."""
+        return self.decode(self.encode(images, depth=False).levels)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB 0..255 of any type -> zero mean, unit deviation, as the encoders were trained."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+    def encode(self, images: Tensor, depth: bool) -> Features:
+        """Both encoders, block by block, with the tokens between them."""
+        images = self.normalise(images)
+        rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
+        x, finer = self.visual.embed(images)  # [B, 1 + N, C]
+        d, _ = self.depth.embed(images)  # [B, 1 + N, C]
+        levels, depth_tokens = [], []
+        for index, (visual_block, depth_block) in enumerate(
+            zip(self.visual.blocks, self.depth.blocks, strict=True)
+        ):
+            x, d = visual_block(x), depth_block(d)
+            x = self.tokens(x, d, index)
+            if index in self.variant.levels:
+                levels.append(x[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)))
+            if depth and index in self.variant.depth_head.blocks:
+                depth_tokens.append(self.depth.norm(d)[:, 1:])
+        return Features(pyramid(levels, finer), depth_tokens)
+
+    def decode(self, levels: list[Tensor]) -> MaskOutputs:
+        """Four maps -> classes and masks of every decoder layer."""
+        corrected = [self.refinement(levels), *levels[1:]]
+        mask_features, memories = self.pixel_decoder(corrected)
+        return self.mask_decoder(self.tokens.queries(), mask_features, memories)
+
+
+def pyramid(levels: list[Tensor], finer: tuple[Tensor, ...]) -> list[Tensor]:
+    """Four maps [B, C, h, w] of one size -> ×4, ×2, ×1 and ×0.5 of it.
+
+    finer: what a convolutional stem saw at the finest sizes, added there.
+    """
+    levels = [
+        level
+        if scale == 1.0
+        else F.interpolate(level, scale_factor=scale, mode="bilinear", align_corners=False)
+        for level, scale in zip(levels, LEVEL_SCALES, strict=True)
+    ]
+    for index, seen in enumerate(finer):
+        levels[index] = levels[index] + seen
+    return levels
+
+
+def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: torch.Size) -> Tensor:
+    """Σ_q softmax(class)[:-1]·sigmoid(mask enlarged to size): [B, K, H, W] (arXiv 2112.01527).
+
+    class_logits: [B, Q, K + 1]. mask_logits: [B, Q, h, w].
+    """
+    masks = F.interpolate(mask_logits, size, mode="bilinear", align_corners=False).sigmoid()
+    classes = class_logits.softmax(-1)[..., :-1]  # [B, Q, K]
+    return torch.einsum("bqk,bqhw->bkhw", classes, masks)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plain vision transformer of DINOv2 (arXiv 2304.07193), patch 16.
+
+It serves twice: as the visual encoder and as the encoder of Depth Anything V2. Blocks are called
+one by one from depthforge.py, because tokens refine the features between them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from depthforge_ros.variant import PATCH, STEM_GROUPS, VitSize
+
+MLP_RATIO = 4
+NORM_EPS = 1e-6
+
+
+class LayerScale(nn.Module):
+    """A learnt gain for every channel of a residual branch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        return x * self.gamma
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, C]."""
+        B, N, C = x.shape
+        qkv = self.qkv(x).view(B, N, 3, self.heads, C // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, N, C / heads] each
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(B, N, C))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, MLP_RATIO * width)
+        self.fc2 = nn.Linear(MLP_RATIO * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, C]."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each with a LayerScale and a residual."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, NORM_EPS)
+        self.attn = Attention(width, heads)
+        self.ls1 = LayerScale(width)
+        self.norm2 = nn.LayerNorm(width, NORM_EPS)
+        self.mlp = Mlp(width)
+        self.ls2 = LayerScale(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, C]."""
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class ConvStem(nn.Module):
+    """Four strided convolutions in place of the linear patch embedding (arXiv 2106.14881).
+
+    A transformer trained on thousands of frames, not millions, learns far sooner with it, and its
+    finer maps keep the thin things that a 16-pixel patch swallows. GroupNorm, not BatchNorm: a
+    night image is normalised by its own statistics, not by those of the day.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        inputs = (3, *channels)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False),
+                nn.GroupNorm(STEM_GROUPS, wide),
+                nn.GELU(),
+                nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False),
+                nn.Conv2d(wide, wide, 1, bias=False),
+                nn.GroupNorm(STEM_GROUPS, wide),
+                nn.GELU(),
+            )
+            for narrow, wide in zip(inputs[:-1], channels, strict=True)
+        )
+        self.proj = nn.Conv2d(channels[-1], width, 3, stride=2, padding=1)
+        self.to_finest = nn.Conv2d(channels[1], width, 1)
+        self.to_fine = nn.Conv2d(channels[2], width, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Images [B, 3, H, W] -> patches [B, C, H/16, W/16]; maps [B, C, …] at 1/4 and 1/8."""
+        half = self.stages[0](images)  # [B, c0, H / 2, W / 2]
+        quarter = self.stages[1](half)  # [B, c1, H / 4, W / 4]
+        eighth = self.stages[2](quarter)  # [B, c2, H / 8, W / 8]
+        return self.proj(eighth), (self.to_finest(quarter), self.to_fine(eighth))
+
+
+class PatchEmbedding(nn.Conv2d):
+    """The published linear embedding of 16-pixel patches; it has no finer maps to offer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(3, width, PATCH, PATCH)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Images [B, 3, H, W] -> patches [B, C, H/16, W/16] and no finer maps."""
+        return super().forward(images), ()
+
+
+class VisionTransformer(nn.Module):
+    """Patch embedding, class token, position table, blocks; the final norm is the caller's.
+
+    grid: side of the position table, patches.
+    """
+
+    def __init__(self, size: VitSize, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.patch_embed = (
+            ConvStem(size.stem, size.width) if size.stem else PatchEmbedding(size.width)
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, size.width))
+        self.blocks = nn.ModuleList(Block(size.width, size.heads) for _ in range(size.blocks))
+        self.norm = nn.LayerNorm(size.width, NORM_EPS)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Normalised images [B, 3, H, W] -> class token and patches [B, 1 + N, C].
+
+        And, where there is a convolutional stem, maps [B, C, …] at 1/4 and 1/8 of the image.
+        """
+        x, finer = self.patch_embed(images)  # [B, C, H / 16, W / 16]
+        positions = self.positions(x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)  # [B, N, C]
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # [B, 1 + N, C]
+        return x + positions, finer
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """The position table for a grid of rows × columns patches: [1, 1 + rows·columns, C]."""
+        if (rows, columns) == (self.grid, self.grid):
+            return self.pos_embed
+        table = self.pos_embed[:, 1:].unflatten(1, (self.grid, self.grid))
+        table = F.interpolate(
+            table.permute(0, 3, 1, 2), (rows, columns), mode="bicubic", align_corners=False
+        )  # [1, C, rows, columns]
+        return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
