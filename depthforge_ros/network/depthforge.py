@@ -51,7 +51,7 @@ class DepthForge(nn.Module):
         self.register_buffer("mean", torch.empty(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.empty(3, 1, 1), persistent=False)
         self.set_constants()
-        self.visual = VisionTransformer(variant.visual, variant.grid)
+        self.visual = VisionTransformer(variant.visual, variant.grid, finer=True)
         self.depth = VisionTransformer(variant.depth, variant.grid)
         self.depth_head = DepthHead(width, variant.depth_head)
         self.tokens = DepthTokens(

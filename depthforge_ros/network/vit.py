@@ -84,9 +84,11 @@ class ConvStem(nn.Module):
     A transformer trained on thousands of frames, not millions, learns far sooner with it, and its
     finer maps keep the thin things that a 16-pixel patch swallows. GroupNorm, not BatchNorm: a
     night image is normalised by its own statistics, not by those of the day.
+
+    finer: whether the maps at 1/4 and 1/8 are offered too.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+    def __init__(self, channels: tuple[int, ...], width: int, *, finer: bool) -> None:
         super().__init__()
         inputs = (3, *channels)
         self.stages = nn.ModuleList(
@@ -102,15 +104,17 @@ class ConvStem(nn.Module):
             for narrow, wide in zip(inputs[:-1], channels, strict=True)
         )
         self.proj = nn.Conv2d(channels[-1], width, 3, stride=2, padding=1)
-        self.to_finest = nn.Conv2d(channels[1], width, 1)
-        self.to_fine = nn.Conv2d(channels[2], width, 1)
+        self.finer = nn.ModuleList(
+            nn.Conv2d(channels[index], width, 1) for index in ((1, 2) if finer else ())
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Images [B, 3, H, W] -> patches [B, C, H/16, W/16]; maps [B, C, …] at 1/4 and 1/8."""
         half = self.stages[0](images)  # [B, c0, H / 2, W / 2]
         quarter = self.stages[1](half)  # [B, c1, H / 4, W / 4]
         eighth = self.stages[2](quarter)  # [B, c2, H / 8, W / 8]
-        return self.proj(eighth), (self.to_finest(quarter), self.to_fine(eighth))
+        finer = zip(self.finer, (quarter, eighth), strict=False)
+        return self.proj(eighth), tuple(conv(seen) for conv, seen in finer)
 
 
 class PatchEmbedding(nn.Conv2d):
@@ -127,14 +131,17 @@ class PatchEmbedding(nn.Conv2d):
 class VisionTransformer(nn.Module):
     """Patch embedding, class token, position table, blocks; the final norm is the caller's.
 
-    grid: side of the position table, patches.
+    grid: side of the position table, patches. finer: whether a convolutional stem, where there is
+    one, also hands out its finer maps.
     """
 
-    def __init__(self, size: VitSize, grid: int) -> None:
+    def __init__(self, size: VitSize, grid: int, *, finer: bool = False) -> None:
         super().__init__()
         self.grid = grid
         self.patch_embed = (
-            ConvStem(size.stem, size.width) if size.stem else PatchEmbedding(size.width)
+            ConvStem(size.stem, size.width, finer=finer)
+            if size.stem
+            else PatchEmbedding(size.width)
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, size.width))
@@ -146,7 +153,7 @@ class VisionTransformer(nn.Module):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Normalised images [B, 3, H, W] -> class token and patches [B, 1 + N, C].
 
-        And, where there is a convolutional stem, maps [B, C, …] at 1/4 and 1/8 of the image.
+        And, where a convolutional stem offers them, maps [B, C, …] at 1/4 and 1/8 of the image.
         """
         x, finer = self.patch_embed(images)  # [B, C, H / 16, W / 16]
         positions = self.positions(x.shape[2], x.shape[3])
