@@ -56,6 +56,7 @@ $(STAMP): setup.py setup.cfg pyproject.toml package.xml
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	    echo '$(PYTHON) cannot make virtual environments; on Debian and Ubuntu:' \
 	         'sudo apt install python3-venv' >&2; exit 1; }
+	@echo 'Installing into $(VENV): some minutes and, with the CPU build of PyTorch, 1.5 GB.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(TORCH)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[ros,train,test]'

@@ -14,7 +14,9 @@ from xml.etree import ElementTree
 import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent
+MANIFEST = ElementTree.parse(SOURCE / "package.xml").getroot()
 NAME = "depthforge_ros"
+VERSION_LINE = f"depthforge {MANIFEST.findtext('version')}\n"
 SHARED = ("launch", "config", "rviz", "models")  # folders that go to share/depthforge_ros
 FILES = ("package.xml", "setup.py", "setup.cfg", "pyproject.toml", "LICENSE")
 WHERE_MODELS = "from depthforge_ros.variant import models_dir; print(models_dir())"
@@ -37,7 +39,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 def copy_source(target: Path) -> Path:
-    """The tree as a clean checkout has it, plus what a used one has and must not be shipped."""
+    """This tree as it is checked out, and a fetched file, which must not be installed."""
     for folder in (NAME, "resource", *SHARED):
         ignore = shutil.ignore_patterns("__pycache__", "fetched")
         shutil.copytree(SOURCE / folder, target / folder, ignore=ignore)
@@ -90,7 +92,7 @@ def test_colcon_installs_every_shared_file(prefix: Path) -> None:
 def test_colcon_executables_start(prefix: Path) -> None:
     executables = prefix / "lib" / NAME
     assert {path.name for path in executables.iterdir()} == {"depthforge", "depthforge_node"}
-    assert in_workspace(prefix, f"{executables}/depthforge --version") == "depthforge 0.1.0\n"
+    assert in_workspace(prefix, f"{executables}/depthforge --version") == VERSION_LINE
     assert "depthforge_node" in in_workspace(prefix, f"{executables}/depthforge_node --help")
 
 
@@ -103,7 +105,7 @@ def test_symlinked_installation_finds_the_models_of_its_source(tmp_path: Path) -
     prefix = colcon_build(tmp_path, "--symlink-install")
     found = in_workspace(prefix, f'{sys.executable} -c "{WHERE_MODELS}"')
     assert Path(found.strip()) == tmp_path / "src" / NAME / "models"
-    assert in_workspace(prefix, f"lib/{NAME}/depthforge --version") == "depthforge 0.1.0\n"
+    assert in_workspace(prefix, f"lib/{NAME}/depthforge --version") == VERSION_LINE
 
 
 def test_pip_installation_finds_its_models(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_pip_installation_finds_its_models(tmp_path: Path) -> None:
     assert Path(found.strip()) == models
     script = next(prefix.rglob("bin/depthforge"))
     version = run(script, "--version", cwd=tmp_path, PYTHONPATH=str(modules))
-    assert version == "depthforge 0.1.0\n"
+    assert version == VERSION_LINE
 
 
 def test_a_source_tree_uses_its_own_models() -> None:
@@ -126,15 +128,13 @@ def test_a_source_tree_uses_its_own_models() -> None:
 
 
 def test_package_xml_and_setup_py_say_the_same() -> None:
-    manifest = ElementTree.parse(SOURCE / "package.xml").getroot()
     fields = ("name", "version", "description", "license", "maintainer")
     told = run(sys.executable, "setup.py", *(f"--{field}" for field in fields), cwd=SOURCE)
-    assert told.splitlines()[-len(fields) :] == [manifest.findtext(field) for field in fields]
+    assert told.splitlines()[-len(fields) :] == [MANIFEST.findtext(field) for field in fields]
 
 
 def test_package_xml_names_every_ros_package_that_is_imported() -> None:
-    manifest = ElementTree.parse(SOURCE / "package.xml").getroot()
-    declared = {element.text for element in manifest.iter("exec_depend")}
+    declared = {element.text for element in MANIFEST.iter("exec_depend")}
     imported = set()
     for path in [*(SOURCE / NAME / "ros").rglob("*.py"), *(SOURCE / "launch").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
