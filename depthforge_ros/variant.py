@@ -8,17 +8,13 @@ without loading it.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from depthforge_ros import strict
 from depthforge_ros.frame import UNLABELLED, DepthKind
 
 PATCH = 16
@@ -208,7 +204,7 @@ def load_labels(name: str) -> LabelSet:
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise ValueError(f"label set {name!r} is unknown; known: {', '.join(known)}")
-    return _read(path, LabelSet, {})
+    return strict.read_yaml(path, LabelSet, {})
 
 
 def load_variant(name_or_path: str | Path) -> Variant:
@@ -224,17 +220,17 @@ def load_variant(name_or_path: str | Path) -> Variant:
             f"variant {str(name_or_path)!r} is unknown; known: {', '.join(variant_names())}, "
             "or the path of a .yaml file"
         )
-    return _read(path, Variant, {LabelSet: load_labels})
+    return strict.read_yaml(path, Variant, {LabelSet: load_labels})
 
 
 def variant_from_mapping(data: Any) -> Variant:
     """A variant from what `variant_to_mapping` gave (or yaml holds). Raises ValueError."""
-    return _build(Variant, data, "variant", {LabelSet: load_labels})
+    return strict.build(Variant, data, "variant", {LabelSet: load_labels})
 
 
 def variant_to_mapping(variant: Variant) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings with every field, to be stored beside weights."""
-    return _plain(variant)
+    return strict.plain(variant)
 
 
 def variant_differences(stored: Variant, wanted: Variant) -> list[str]:
@@ -254,67 +250,5 @@ def variant_differences(stored: Variant, wanted: Variant) -> list[str]:
         elif a != b:
             differences.append(f"{where}: stored {a}, wanted {b}")
 
-    compare("", _plain(stored), _plain(wanted))
+    compare("", strict.plain(stored), strict.plain(wanted))
     return differences
-
-
-def _read(path: Path, kind: type, named: dict[type, Any]) -> Any:
-    try:
-        return _build(kind, yaml.safe_load(path.read_text("utf-8")), kind.__name__, named)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _build(kind: Any, data: Any, where: str, named: dict[type, Any]) -> Any:
-    """A value of type `kind` from plain data, strictly: every key known, every type right.
-
-    named: types that may also be given by name, with the function that finds them.
-    """
-    if isinstance(data, str) and kind in named:
-        return named[kind](data)
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        if not isinstance(data, dict):
-            raise ValueError(f"{where} is {data!r}; wanted a mapping with {', '.join(hints)}")
-        required = {
-            field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING
-        }
-        unknown, missing = set(data) - set(hints), required - set(data)
-        if unknown or missing:
-            raise ValueError(f"{where}: unknown keys {sorted(unknown)}, missing {sorted(missing)}")
-        return kind(
-            **{
-                key: _build(hints[key], value, f"{where}.{key}", named)
-                for key, value in data.items()
-            }
-        )
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(data, list | tuple):
-            raise ValueError(f"{where} is {data!r}; wanted a list")
-        if arguments[-1] is not Ellipsis and len(arguments) != len(data):
-            raise ValueError(f"{where} has {len(data)} entries; wanted {len(arguments)}")
-        return tuple(_build(arguments[0], v, f"{where}[{i}]", named) for i, v in enumerate(data))
-    if origin in (types.UnionType, typing.Union):
-        return None if data is None else _build(arguments[0], data, where, named)
-    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
-        if not math.isfinite(data):
-            raise ValueError(f"{where} is {data!r}; wanted a finite number")
-        return float(data)
-    if kind is DepthKind and data in [member.value for member in DepthKind]:
-        return DepthKind(data)
-    if kind is int and isinstance(data, int) and not isinstance(data, bool):
-        if data < 0:
-            raise ValueError(f"{where} is {data}; wanted a number of at least 0")
-        return data
-    if kind is str and isinstance(data, str):
-        return data
-    raise ValueError(f"{where} is {data!r}; wanted {getattr(kind, '__name__', kind)}")
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(entry) for entry in value]
-    return value.value if isinstance(value, DepthKind) else value

@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / ROOT
 ORDER = (
     ("__init__",),
     ("frame",),
+    ("strict",),
     ("variant",),
     ("street",),
     ("network",),
@@ -28,7 +29,7 @@ ORDER = (
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
-WITHOUT_TORCH = {"__init__", "frame", "variant", "street", "cli"}
+WITHOUT_TORCH = {"__init__", "frame", "strict", "variant", "street", "cli"}
 ROS_PACKAGES = {
     "ament_index_python",
     "builtin_interfaces",

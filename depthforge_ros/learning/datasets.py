@@ -20,7 +20,7 @@ from depthforge_ros.learning.samples import Sample, UnreadableImageError, read_l
 ACDC_CONDITIONS = ("fog", "night", "rain", "snow")
 
 
-class DatasetLayoutError(Exception):
+class DatasetLayoutError(ValueError):
     """A data set that is missing or only half unpacked; the message shows the expected tree."""
 
 
