@@ -22,8 +22,8 @@ FILES = ("package.xml", "setup.py", "setup.cfg", "pyproject.toml", "LICENSE")
 WHERE_MODELS = "from depthforge_ros.variant import models_dir; print(models_dir())"
 
 
-def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Output of a command that must succeed; the repository itself is not importable in it."""
+def run(*command: str | Path, cwd: Path, code: int = 0, **environment: str) -> str:
+    """Output of a command that must exit with `code`; the repository is not importable in it."""
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [str(word) for word in command],
@@ -34,7 +34,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, f"{command} gave {done.returncode}:\n{done.stdout}"
+    assert done.returncode == code, f"{command} gave {done.returncode}:\n{done.stdout}"
     return done.stdout
 
 
@@ -73,9 +73,9 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return colcon_build(tmp_path_factory.mktemp("colcon"))
 
 
-def in_workspace(prefix: Path, command: str) -> str:
+def in_workspace(prefix: Path, command: str, code: int = 0) -> str:
     """Output of a shell command after sourcing the workspace, as on a vehicle."""
-    return run("bash", "-c", f"source ../setup.bash && {command}", cwd=prefix)
+    return run("bash", "-c", f"source ../setup.bash && exec {command}", cwd=prefix, code=code)
 
 
 def test_colcon_installs_every_shared_file(prefix: Path) -> None:
@@ -93,7 +93,11 @@ def test_colcon_executables_start(prefix: Path) -> None:
     executables = prefix / "lib" / NAME
     assert {path.name for path in executables.iterdir()} == {"depthforge", "depthforge_node"}
     assert in_workspace(prefix, f"{executables}/depthforge --version") == VERSION_LINE
-    assert "depthforge_node" in in_workspace(prefix, f"{executables}/depthforge_node --help")
+    # The node itself would run until it is stopped; a value that it refuses ends it at once.
+    refused = "--ros-args -p confidence_threshold:=7.5"
+    said = in_workspace(prefix, f"{executables}/depthforge_node {refused}", code=2)
+    assert said.startswith("depthforge_node: ")
+    assert "7.5" in said
 
 
 def test_colcon_installation_finds_its_models(prefix: Path) -> None:
