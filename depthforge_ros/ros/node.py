@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lifecycle node `depthforge`: images in; masks, depth and diagnostics out.
+
+Three threads: the executor's runs short callbacks, the worker's infers the newest frame
+(inference.py), and a heartbeat reports once a second, also while configure reads weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from depthforge_ros.ros import diagnostics
+from depthforge_ros.ros.diagnostics import Situation, Statistics
+from depthforge_ros.ros.inference import Inference, load_pipeline
+from depthforge_ros.ros.parameters import Parameters, changed, declarations
+from depthforge_ros.ros.worker import LOADING_THREAD, AbandonedError, run_abandonable
+
+RCLError = rclpy_implementation.RCLError
+
+HEARTBEAT_S = 1.0
+JOIN_TIMEOUT_S = 5.0
+
+INPUT_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
+)
+
+INPUTS: dict[str, tuple[type, str]] = {
+    "raw": (Image, "image"),
+    "compressed": (CompressedImage, "image/compressed"),
+}
+"""Message and topic of every image_transport."""
+
+
+class DepthForgeNode(LifecycleNode):
+    """Lifecycle: unconfigured -configure-> inactive (network loaded) -activate-> active."""
+
+    def __init__(self) -> None:
+        """Raises ValueError, or rclpy's InvalidParameter exceptions, for a bad start value."""
+        super().__init__("depthforge")
+        self._survive_wrong_transitions()
+        self.declare_parameters("", declarations())
+        self._values = Parameters(
+            **{name: self.get_parameter(name).value for name, _, _ in declarations()}
+        )
+        self.add_on_set_parameters_callback(self._set_parameters)
+        self._warn_of_unknown_parameters()
+        self._statistics = Statistics()
+        self._situation = Situation("unconfigured")
+        self._inference: Inference | None = None
+        self._inputs: list = []
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._closing = threading.Event()
+        self._heartbeat = threading.Thread(
+            target=self._report, name="depthforge_heartbeat", daemon=True
+        )
+        self._heartbeat.start()
+        if self._values.autostart:
+            # A timer, so that it runs in the executor like every other transition.
+            self._start_timer = self.create_timer(0.0, self._autostart)
+
+    def _survive_wrong_transitions(self) -> None:
+        """Answer a request for a transition that the state does not have with success = false.
+
+        rclpy raises into the executor instead, which ends the process and leaves the client
+        without an answer.
+        """
+        service = getattr(self, "_service_change_state", None)
+        if service is None:
+            return
+        change_state = service.callback
+
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except RCLError as error:
+                self.get_logger().error(f"refused in state {self._situation.state}: {error}")
+                response.success = False
+                return response
+
+        service.callback = answer
+
+    def _autostart(self) -> None:
+        self.destroy_timer(self._start_timer)
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network and create the publishers.
+
+        SUCCESS: inactive. FAILURE: the variant, the weights or the device are absent or wrong;
+        the node stays unconfigured, the reason is logged and in /diagnostics. ERROR: never.
+        """
+        values = self._values
+        self._situation = Situation(
+            "configuring",
+            variant=values.variant,
+            checkpoint=values.checkpoint,
+            device=values.device,
+            topic=self.resolve_topic_name(INPUTS[values.image_transport][1]),
+        )
+        try:
+            pipeline = run_abandonable(lambda: load_pipeline(values), self.context.ok)
+            self._inference = Inference(self, pipeline, self._statistics, lambda: self._values)
+        except AbandonedError:
+            return self._configure_failed("configure was given up because the process ends")
+        except (ValueError, OSError) as error:
+            return self._configure_failed(f"configure failed: {error}")
+        except Exception as error:  # whatever a driver, a compiler or a file may raise
+            self.get_logger().error(traceback.format_exc())
+            return self._configure_failed(f"configure failed: {type(error).__name__}: {error}")
+        engine = pipeline.engine
+        self._situation = replace(
+            self._situation,
+            state="inactive",
+            device=str(engine.device),
+            backend=engine.backend,
+            precision=engine.precision,
+        )
+        self.get_logger().info(
+            f"configured {values.variant} ({engine.backend}, {engine.precision}, {engine.device})"
+        )
+        return super().on_configure(state)
+
+    def _configure_failed(self, reason: str) -> TransitionCallbackReturn:
+        self.get_logger().error(reason)
+        self._situation = replace(self._situation, state="unconfigured", failure=reason)
+        return TransitionCallbackReturn.FAILURE
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and publish.
+
+        SUCCESS: active. FAILURE: never. ERROR: a subscription cannot be created, for example
+        because of a QoS override; everything is released and the node is unconfigured, with the
+        reason logged and in /diagnostics.
+        """
+        assert self._inference is not None
+        try:
+            self._subscribe(*INPUTS[self._values.image_transport], self._inference.receive)
+            self._subscribe(CameraInfo, "camera_info", self._inference.receive_camera_info)
+        except Exception as error:
+            failure = f"activate failed: {type(error).__name__}: {error}"
+            self.get_logger().error(failure)
+            self._situation = replace(self._situation, failure=failure)
+            return TransitionCallbackReturn.ERROR
+        result = super().on_activate(state)
+        self._inference.outputs.publish_labels()
+        self._inference.open_input()
+        self._situation = replace(self._situation, state="active")
+        return result
+
+    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
+        options = QoSOverridingOptions.with_default_policies()
+        self._inputs.append(
+            self.create_subscription(
+                kind, topic, callback, INPUT_QOS, qos_overriding_options=options
+            )
+        )
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe. When this returns nothing is published any more.
+
+        SUCCESS: inactive, the network stays loaded; a frame at hand is dropped. FAILURE, ERROR:
+        never.
+        """
+        self._unsubscribe()
+        self._situation = replace(self._situation, state="inactive")
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let the network go.
+
+        SUCCESS: unconfigured. FAILURE: never. ERROR: inference does not end within 5 s, which a
+        hung driver causes; the node is unconfigured then, with the reason in /diagnostics.
+        """
+        if not self._release():
+            return TransitionCallbackReturn.ERROR
+        self._situation = Situation("unconfigured")
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let everything go, from any state. SUCCESS: finalized. FAILURE, ERROR: never."""
+        self._release()
+        self._situation = replace(self._situation, state="finalized")
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Recover from a transition that raised. SUCCESS: unconfigured. FAILURE, ERROR: never."""
+        self._release()
+        failure = self._situation.failure or f"a transition from {state.label} failed"
+        self._situation = Situation("unconfigured", failure=failure)
+        return TransitionCallbackReturn.SUCCESS
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+        if self._inference is not None:
+            self._inference.close_input()
+
+    def _release(self) -> bool:
+        """Undo activate and configure. Returns False where inference does not end."""
+        self._unsubscribe()
+        inference, self._inference = self._inference, None
+        if inference is None or inference.close(JOIN_TIMEOUT_S):
+            return True
+        failure = f"inference did not end within {JOIN_TIMEOUT_S:.0f} s"
+        self.get_logger().error(failure)
+        self._situation = replace(self._situation, failure=failure)
+        return False
+
+    def _set_parameters(self, requested: list[Parameter]) -> SetParametersResult:
+        values = {parameter.name: parameter.value for parameter in requested}
+        unconfigured = self._situation.state == "unconfigured"
+        self._values, result = changed(self._values, values, unconfigured=unconfigured)
+        return result
+
+    def _warn_of_unknown_parameters(self) -> None:
+        """ROS ignores start values of parameters that nobody declares, so a typo goes unnoticed."""
+        known = [name for name, _, _ in declarations()]
+        # rclpy has no public way to ask what was given.
+        for name in getattr(self, "_parameter_overrides", {}):
+            if not self.has_parameter(name) and not name.startswith("qos_overrides."):
+                self.get_logger().warning(
+                    f"parameter {name!r} is unknown and ignored; known: {', '.join(known)}"
+                )
+
+    def _report(self) -> None:
+        name = f"{self.get_fully_qualified_name().lstrip('/')}: inference"
+        while not self._closing.wait(HEARTBEAT_S):
+            report = DiagnosticArray()
+            report.header.stamp = self.get_clock().now().to_msg()
+            health = self._statistics.snapshot()
+            stall_after_s = self._values.stall_after_s
+            report.status = [diagnostics.status(name, self._situation, health, stall_after_s)]
+            try:
+                self._diagnostics.publish(report)
+            except Exception:  # the context ended since
+                if self.context.ok():
+                    raise
+
+    def close(self) -> bool:
+        """End the threads and destroy the node. Returns False where a thread is still busy."""
+        self._closing.set()
+        self._heartbeat.join()
+        stopped = self._release()
+        self.destroy_node()
+        return stopped and all(t.name != LOADING_THREAD for t in threading.enumerate())
+
+
+class _RosLog(logging.Handler):
+    """Python's log records of the package, in the node's log."""
+
+    def __init__(self, node: DepthForgeNode) -> None:
+        super().__init__()
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            self._logger.error(record.getMessage())
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(record.getMessage())
+        else:
+            self._logger.info(record.getMessage())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the node until SIGINT, SIGTERM or a shutdown of the context; exit status 0 then.
+
+    2 where a parameter's start value is not allowed, with one line that says which.
+    """
+    # rclpy's own handler ends the context. Without this, Python would raise KeyboardInterrupt on
+    # top, into whatever line is running.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    rclpy.init(args=argv)
+    try:
+        node = DepthForgeNode()
+    except (ValueError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+        print(f"depthforge_node: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    logging.getLogger("depthforge_ros").addHandler(_RosLog(node))
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    with contextlib.suppress(ExternalShutdownException):
+        executor.spin()
+    ended = node.close()
+    rclpy.try_shutdown()
+    if not ended:
+        # A thread that still runs C++ code crashes the interpreter's orderly end.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's publishers: which of them somebody listens to, and what each one sends."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header, String
+
+from depthforge_ros.frame import UNLABELLED, DepthKind, Frame, Prediction
+from depthforge_ros.ros.messages import (
+    depth_message,
+    labels_message,
+    mono8_message,
+    rgb8_message,
+    scaled_camera_info,
+)
+from depthforge_ros.variant import LabelSet
+
+FOR_PEOPLE = frozenset({"semantic_color", "overlay"})
+"""Outputs that are drawn after all others are published: no planner waits for a picture."""
+
+
+def output_qos(durability: DurabilityPolicy = DurabilityPolicy.VOLATILE) -> QoSProfile:
+    """Reliable, and only ever the newest."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=durability,
+    )
+
+
+class Outputs:
+    """The publishers of one configured network; `close` destroys them.
+
+    Their lifecycle follows the node's: what is published while the node is not active is dropped
+    by rclpy.
+    """
+
+    def __init__(self, node: LifecycleNode, labels: LabelSet, depth_kind: DepthKind) -> None:
+        self._node = node
+        self._labels = labels
+        self._palette = labels.palette()
+        self.depth_topic = "depth" if depth_kind is DepthKind.METRIC else "inverse_depth"
+        images = ("semantic", "confidence", self.depth_topic, "semantic_color", "overlay")
+        self._publishers = {name: self._publisher(Image, name, output_qos()) for name in images}
+        self._publishers["camera_info"] = self._publisher(CameraInfo, "camera_info", output_qos())
+        latched = output_qos(DurabilityPolicy.TRANSIENT_LOCAL)
+        self._labels_publisher = self._publisher(String, "labels", latched)
+
+    def _publisher(self, kind: type, name: str, qos: QoSProfile):
+        return self._node.create_lifecycle_publisher(
+            kind,
+            f"~/{name}",
+            qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def wanted(self) -> frozenset[str]:
+        """Names of the outputs of a frame that somebody listens to."""
+        return frozenset(
+            name
+            for name, publisher in self._publishers.items()
+            if publisher.get_subscription_count()
+        )
+
+    def publish_labels(self) -> None:
+        """Send the label set, once for all listeners now and later."""
+        self._labels_publisher.publish(labels_message(self._labels))
+
+    def publish(self, messages: dict[str, Image | CameraInfo]) -> None:
+        """Send messages by output name."""
+        for name, message in messages.items():
+            self._publishers[name].publish(message)
+
+    def for_planners(
+        self, wanted: frozenset[str], header: Header, seen: Prediction, info: CameraInfo | None
+    ) -> dict[str, Image | CameraInfo]:
+        """Messages of the wanted outputs that a planner reads. info: what fits the frame."""
+        messages: dict[str, Image | CameraInfo] = {}
+        if "semantic" in wanted:
+            messages["semantic"] = mono8_message(header, seen.labels)
+        if "confidence" in wanted:
+            messages["confidence"] = mono8_message(header, seen.confidence)
+        if self.depth_topic in wanted and seen.depth is not None:
+            messages[self.depth_topic] = depth_message(header, seen.depth)
+        if "camera_info" in wanted and info is not None:
+            height, width = seen.labels.shape
+            scaled = scaled_camera_info(info, width, height)
+            scaled.header = header
+            messages["camera_info"] = scaled
+        return messages
+
+    def for_people(
+        self,
+        wanted: frozenset[str],
+        header: Header,
+        frame: Frame,
+        seen: Prediction,
+        overlay_opacity: float,
+    ) -> dict[str, Image | CameraInfo]:
+        """Messages of the wanted outputs that are looked at."""
+        if not wanted & FOR_PEOPLE:
+            return {}
+        messages: dict[str, Image | CameraInfo] = {}
+        color = colored(seen.labels, self._palette)
+        if "semantic_color" in wanted:
+            messages["semantic_color"] = rgb8_message(header, color)
+        if "overlay" in wanted:
+            drawn = overlaid(frame.rgb, color, seen.labels, overlay_opacity)
+            messages["overlay"] = rgb8_message(header, drawn)
+        return messages
+
+    def close(self) -> None:
+        """Destroy the publishers."""
+        for publisher in (*self._publishers.values(), self._labels_publisher):
+            self._node.destroy_lifecycle_publisher(publisher)
+
+
+def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Colours of labels [H, W] by a palette [256, 3] uint8: [H, W, 3] uint8."""
+    return np.take(palette, labels, axis=0)  # [H, W, 3]
+
+
+def overlaid(rgb: np.ndarray, color: np.ndarray, labels: np.ndarray, opacity: float) -> np.ndarray:
+    """An image [H, W, 3] with class colours [h, w, 3] over it, at the size of the colours.
+
+    Unlabelled pixels show the image as it is.
+    """
+    height, width = labels.shape
+    if rgb.shape[:2] != (height, width):
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)  # [h, w, 3]
+    drawn = cv2.addWeighted(rgb, 1 - opacity, color, opacity, 0)
+    cv2.copyTo(rgb, (labels == UNLABELLED).view(np.uint8), drawn)
+    return drawn
+
+
+class CameraInfos:
+    """The latest CameraInfo of each image geometry that was seen on the topic."""
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self._latest: dict[tuple[str, int, int], CameraInfo] = {}
+
+    def add(self, info: CameraInfo) -> None:
+        """Keep the message; the geometry that is longest without one is forgotten first."""
+        width = (info.roi.width or info.width) // max(info.binning_x, 1)
+        height = (info.roi.height or info.height) // max(info.binning_y, 1)
+        key = (info.header.frame_id, width, height)
+        self._latest.pop(key, None)
+        self._latest[key] = info
+        if len(self._latest) > self.MOST:
+            del self._latest[next(iter(self._latest))]
+
+    def matching(self, frame: Frame) -> CameraInfo | None:
+        """The latest one for the frame's optical frame and size."""
+        return self._latest.get((frame.frame_id, frame.width, frame.height))

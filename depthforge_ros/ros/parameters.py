@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter of the node, declared once: type, default, range, meaning, and when it acts.
+
+`Parameters` is the declaration: its fields become ROS parameters with descriptors, and one frozen
+value of it is what the node reads. Nothing here knows the node, nothing outside declares one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    ParameterType,
+    SetParametersResult,
+)
+
+if TYPE_CHECKING:
+    from depthforge_ros.pipeline import PipelineSettings
+
+
+class Effect(Enum):
+    """When a new value acts."""
+
+    LIVE = "live"
+    """At the next frame."""
+    CONFIGURE = "configure"
+    """In the next configure; may be set only while the node is unconfigured."""
+    STARTUP = "startup"
+    """When the process starts; read-only afterwards."""
+
+
+def _parameter(
+    default: Any,
+    effect: Effect,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that carries its ROS declaration."""
+    declaration = {
+        "effect": effect,
+        "description": description,
+        "low": low,
+        "high": high,
+        "choices": choices,
+    }
+    return dataclasses.field(default=default, metadata=declaration)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The values of all parameters. Raises ValueError naming a value that is not allowed."""
+
+    variant: str = _parameter(
+        "nano",
+        Effect.CONFIGURE,
+        "Network: a name that `depthforge variants` lists, or the path of a variant's .yaml file.",
+    )
+    checkpoint: str = _parameter(
+        "",
+        Effect.CONFIGURE,
+        "Weights: the path of a .safetensors file; empty: the ones that ship with the variant; "
+        "'untrained': seeded random ones; 'instant': no network, the same answer at once.",
+    )
+    device: str = _parameter(
+        "auto",
+        Effect.CONFIGURE,
+        "Where the network runs: cpu, cuda, cuda:1; auto: cuda where there is one.",
+    )
+    precision: str = _parameter(
+        "fp32",
+        Effect.CONFIGURE,
+        "Arithmetic of the network: fp32; bf16: faster where the device has it.",
+        choices=("fp32", "bf16"),
+    )
+    threads: int = _parameter(
+        0,
+        Effect.CONFIGURE,
+        "Threads the network may use on the CPU; 0: as many as PyTorch chooses.",
+        low=0,
+        high=256,
+    )
+    image_transport: str = _parameter(
+        "raw",
+        Effect.CONFIGURE,
+        "raw: sensor_msgs/Image on `image`; compressed: sensor_msgs/CompressedImage on "
+        "`image/compressed`.",
+        choices=("raw", "compressed"),
+    )
+    mode: str = _parameter(
+        "whole",
+        Effect.LIVE,
+        "whole: the frame at once, fast; slide: overlapping windows of the size the network was "
+        "trained on, slower and finer.",
+        choices=("whole", "slide"),
+    )
+    short_side_px: int = _parameter(
+        0,
+        Effect.LIVE,
+        "Short side to which a frame is resized before inference, 64..4096 pixels; 0: the crop of "
+        "the variant.",
+        low=0,
+        high=4096,
+    )
+    max_batch: int = _parameter(
+        8, Effect.LIVE, "Most windows of mode `slide` that run at once.", low=1, high=64
+    )
+    confidence_threshold: float = _parameter(
+        0.0,
+        Effect.LIVE,
+        "Pixels less certain than this become 255 (unlabelled) in ~/semantic.",
+        low=0.0,
+        high=1.0,
+    )
+    full_size: bool = _parameter(
+        True,
+        Effect.LIVE,
+        "true: outputs have the size of the image; false: the size of the inference, and "
+        "~/camera_info is scaled with them.",
+    )
+    overlay_opacity: float = _parameter(
+        0.5,
+        Effect.LIVE,
+        "How much of ~/overlay is class colour and how little of it is image.",
+        low=0.0,
+        high=1.0,
+    )
+    max_rate_hz: float = _parameter(
+        0.0,
+        Effect.LIVE,
+        "Most frames inferred a second, to leave time for others; 0: no limit.",
+        low=0.0,
+        high=1000.0,
+    )
+    stall_after_s: float = _parameter(
+        2.0,
+        Effect.LIVE,
+        "Seconds without an image after which /diagnostics warns.",
+        low=0.1,
+        high=3600.0,
+    )
+    autostart: bool = _parameter(
+        True,
+        Effect.STARTUP,
+        "Configure and activate by itself after the start; false: wait for lifecycle requests.",
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, allowed = getattr(self, field.name), field.metadata
+            if allowed["choices"] and value not in allowed["choices"]:
+                raise ValueError(
+                    f"{field.name} is {value!r}; wanted one of {', '.join(allowed['choices'])}"
+                )
+            if allowed["low"] is not None and not allowed["low"] <= value <= allowed["high"]:
+                raise ValueError(
+                    f"{field.name} is {value}; wanted {allowed['low']}..{allowed['high']}"
+                )
+        if 0 < self.short_side_px < 64:
+            raise ValueError(f"short_side_px is {self.short_side_px}; wanted 0 or 64..4096")
+
+    def pipeline_settings(self) -> PipelineSettings:
+        """The part of the parameters that the pipeline reads at every frame."""
+        # The pipeline brings PyTorch along, seconds that a starting node does not have to wait.
+        from depthforge_ros.pipeline import Mode, PipelineSettings
+
+        return PipelineSettings(
+            mode=Mode(self.mode),
+            short_side_px=self.short_side_px or None,
+            confidence_threshold=self.confidence_threshold,
+            full_size=self.full_size,
+            max_batch=self.max_batch,
+        )
+
+
+_ROS_TYPES: dict[type, int] = {
+    bool: ParameterType.PARAMETER_BOOL,
+    int: ParameterType.PARAMETER_INTEGER,
+    float: ParameterType.PARAMETER_DOUBLE,
+    str: ParameterType.PARAMETER_STRING,
+}
+
+_EFFECT_TEXTS = {
+    Effect.LIVE: "Takes effect at the next frame.",
+    Effect.CONFIGURE: "Takes effect in configure.",
+    Effect.STARTUP: "Read once at the start.",
+}
+
+
+def declarations() -> list[tuple[str, Any, ParameterDescriptor]]:
+    """Name, default and descriptor of every parameter, as Node.declare_parameters takes them."""
+    types = typing.get_type_hints(Parameters)
+    declared = []
+    for field in dataclasses.fields(Parameters):
+        allowed = field.metadata
+        descriptor = ParameterDescriptor(
+            name=field.name,
+            type=_ROS_TYPES[types[field.name]],
+            description=f"{allowed['description']} {_EFFECT_TEXTS[allowed['effect']]}",
+            read_only=allowed["effect"] is Effect.STARTUP,
+        )
+        if allowed["choices"]:
+            descriptor.additional_constraints = f"One of {', '.join(allowed['choices'])}."
+        if allowed["low"] is not None and types[field.name] is int:
+            descriptor.integer_range = [
+                IntegerRange(from_value=allowed["low"], to_value=allowed["high"])
+            ]
+        elif allowed["low"] is not None:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=allowed["low"], to_value=allowed["high"])
+            ]
+        declared.append((field.name, field.default, descriptor))
+    return declared
+
+
+def changed(
+    current: Parameters, values: Mapping[str, Any], *, unconfigured: bool
+) -> tuple[Parameters, SetParametersResult]:
+    """The parameters after a request to set some, and the answer to it.
+
+    Names that are not the node's own (use_sim_time, qos_overrides) are not judged here. Where the
+    request is refused, the parameters are the current ones and the answer says why.
+    """
+    own = {field.name: field.metadata["effect"] for field in dataclasses.fields(Parameters)}
+    new = {name: value for name, value in values.items() if name in own}
+    try:
+        candidate = dataclasses.replace(current, **new)
+    except ValueError as error:
+        return current, SetParametersResult(successful=False, reason=str(error))
+    for name in new:
+        fixed = own[name] is Effect.CONFIGURE and not unconfigured
+        if fixed and getattr(candidate, name) != getattr(current, name):
+            reason = f"'{name}' takes effect in configure; deactivate and clean up first"
+            return current, SetParametersResult(successful=False, reason=reason)
+    return candidate, SetParametersResult(successful=True)
