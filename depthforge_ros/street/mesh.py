@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Primitive store: flat convex polygons and tapered capsules, with one attribute row each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+
+class Mat(IntEnum):
+    """Surface kinds; `surfaces.py` says how each is coloured."""
+
+    PLAIN = 0
+    FACADE = 1
+    ROOF = 2
+    BODY = 3
+    GLASS = 4
+    FRONT = 5
+    REAR = 6
+    WHEEL = 7
+    BRICK = 8
+    FOLIAGE = 9
+    BARK = 10
+    SIGN = 11
+    SIGNAL = 12
+    LAMP = 13
+    BUS = 14
+    PANEL = 15
+    FENCE = 16
+    CLOTH = 17
+    BARE = 18
+
+
+# Columns of an attribute row.
+LABEL, MATERIAL = 0, 1
+COLOUR, PARAMS, ORIGIN = slice(2, 5), slice(5, 9), slice(9, 12)
+U_AXIS, V_AXIS, NORMAL = slice(12, 15), slice(15, 18), slice(18, 21)
+SEED, SIZE, ALPHA, TWO_SIDED = 21, slice(22, 24), 24, 25
+COLUMNS = 26
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Polygons and capsules in one frame of reference.
+
+    Attributes:
+        verts: `[V, 3]` polygon corners, polygon after polygon, counter-clockwise from outside.
+        counts: `[F]` corners of each polygon.
+        faces: `[F, COLUMNS]` attribute rows of the polygons.
+        ends: `[C, 8]` capsules: end a (3), end b (3), radius at a, radius at b, metres.
+        caps: `[C, COLUMNS]` attribute rows of the capsules.
+    """
+
+    verts: np.ndarray
+    counts: np.ndarray
+    faces: np.ndarray
+    ends: np.ndarray
+    caps: np.ndarray
+
+    def placed(self, x: float, y: float, z: float, yaw: float) -> Mesh:
+        """The mesh turned by `yaw` about z, then moved."""
+        c, s = np.cos(yaw), np.sin(yaw)
+        turn = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])  # row vectors times this
+        shift = np.array([x, y, z])
+        faces, ends = self.faces.copy(), self.ends.copy()
+        for axis in (U_AXIS, V_AXIS, NORMAL):
+            faces[:, axis] = faces[:, axis] @ turn
+        faces[:, ORIGIN] = faces[:, ORIGIN] @ turn + shift
+        ends[:, 0:3] = ends[:, 0:3] @ turn + shift
+        ends[:, 3:6] = ends[:, 3:6] @ turn + shift
+        return Mesh(self.verts @ turn + shift, self.counts, faces, ends, self.caps)
+
+    @staticmethod
+    def joined(meshes: Iterable[Mesh]) -> Mesh:
+        """All meshes as one; an empty list gives an empty mesh."""
+        items = [MeshBuilder().build(), *meshes]
+        return Mesh(
+            np.concatenate([m.verts for m in items]),
+            np.concatenate([m.counts for m in items]),
+            np.concatenate([m.faces for m in items]),
+            np.concatenate([m.ends for m in items]),
+            np.concatenate([m.caps for m in items]),
+        )
+
+
+class MeshBuilder:
+    """Collects primitives; `build` packs them."""
+
+    def __init__(self, seed: float = 0.0) -> None:
+        self.seed = seed
+        self._verts: list[np.ndarray] = []
+        self._faces: list[np.ndarray] = []
+        self._ends: list[Sequence[float]] = []
+        self._caps: list[np.ndarray] = []
+
+    def _row(
+        self, label: int, mat: int, colour: Sequence[float], params: Sequence[float]
+    ) -> np.ndarray:
+        row = np.zeros(COLUMNS)
+        row[LABEL], row[MATERIAL], row[COLOUR], row[SEED] = label, mat, colour, self.seed
+        row[5 : 5 + len(params)] = params
+        return row
+
+    def face(
+        self,
+        corners: Sequence[Sequence[float]],
+        label: int,
+        mat: int,
+        colour: Sequence[float],
+        params: Sequence[float] = (),
+        *,
+        alpha: int = 0,
+        two_sided: bool = False,
+    ) -> None:
+        """A planar convex polygon; the first edge is the texture's u axis, its start the origin."""
+        v = np.asarray(corners, dtype=np.float64)  # [n, 3]
+        u_axis = v[1] - v[0]
+        u_axis = u_axis / max(np.linalg.norm(u_axis), 1e-9)
+        normal = np.cross(u_axis, v[2] - v[0])
+        if len(v) > 3 and np.linalg.norm(normal) < 1e-9:
+            normal = np.cross(u_axis, v[3] - v[0])
+        normal = normal / max(np.linalg.norm(normal), 1e-12)
+        row = self._row(label, mat, colour, params)
+        v_axis = np.cross(normal, u_axis)
+        row[ORIGIN], row[U_AXIS], row[V_AXIS], row[NORMAL] = v[0], u_axis, v_axis, normal
+        rel = v - v[0]
+        row[SIZE] = (rel @ u_axis).max(), (rel @ v_axis).max()
+        row[ALPHA], row[TWO_SIDED] = alpha, two_sided
+        self._verts.append(v)
+        self._faces.append(row)
+
+    def box(
+        self,
+        low: Sequence[float],
+        high: Sequence[float],
+        label: int,
+        mat: int,
+        colour: Sequence[float],
+        params: Sequence[float] = (),
+        *,
+        top: int | None = None,
+        bottom: bool = False,
+    ) -> None:
+        """An axis-aligned box; `top` names another surface for its upper face."""
+        (x0, y0, z0), (x1, y1, z1) = low, high
+        ring = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+        for (ax, ay), (bx, by) in zip(ring, ring[1:] + ring[:1], strict=True):
+            corners = [(ax, ay, z0), (bx, by, z0), (bx, by, z1), (ax, ay, z1)]
+            self.face(corners, label, mat, colour, params)
+        upper = [(x, y, z1) for x, y in ring]
+        self.face(upper, label, mat if top is None else top, colour, params)
+        if bottom:
+            self.face([(x, y, z0) for x, y in ring[::-1]], label, Mat.PLAIN, colour)
+
+    def loft(
+        self,
+        sections: Sequence[tuple[float, float, float, float]],
+        label: int,
+        colour: Sequence[float],
+        params: Sequence[float] = (),
+        *,
+        ends: tuple[int, int] = (Mat.BODY, Mat.BODY),
+        sides: int = Mat.BODY,
+    ) -> None:
+        """Rectangular sections `(x, half_width, z_low, z_high)` joined from rear to front.
+
+        `ends` are the surfaces of the rear and the front closing faces.
+        """
+        for (xa, wa, la, ha), (xb, wb, lb, hb) in zip(sections, sections[1:], strict=False):
+            right = [(xa, -wa, la), (xb, -wb, lb), (xb, -wb, hb), (xa, -wa, ha)]
+            left = [(xb, wb, lb), (xa, wa, la), (xa, wa, ha), (xb, wb, hb)]
+            top = [(xa, -wa, ha), (xb, -wb, hb), (xb, wb, hb), (xa, wa, ha)]
+            self.face(right, label, sides, colour, params)
+            self.face(left, label, sides, colour, params)
+            self.face(top, label, Mat.BODY, colour, params)
+        x, w, low, high = sections[0]
+        rear = [(x, w, low), (x, -w, low), (x, -w, high), (x, w, high)]
+        self.face(rear, label, ends[0], colour, params)
+        x, w, low, high = sections[-1]
+        front = [(x, -w, low), (x, w, low), (x, w, high), (x, -w, high)]
+        self.face(front, label, ends[1], colour, params)
+
+    def disc(
+        self,
+        centre: Sequence[float],
+        radius: float,
+        normal_y: int,
+        label: int,
+        mat: int,
+        colour: Sequence[float],
+        params: Sequence[float] = (),
+        sides: int = 12,
+    ) -> None:
+        """A regular polygon in the xz plane that faces `normal_y` (+1 or -1)."""
+        angle = np.arange(sides) * (2 * np.pi / sides) - np.pi / 2 - np.pi / sides
+        x = centre[0] - normal_y * radius * np.cos(angle)
+        z = centre[2] + radius * np.sin(angle)
+        corners = np.stack([x, np.full(sides, centre[1]), z], axis=1)  # [sides, 3]
+        self.face(corners.tolist(), label, mat, colour, params)
+
+    def capsule(
+        self,
+        a: Sequence[float],
+        b: Sequence[float],
+        radius_a: float,
+        radius_b: float,
+        label: int,
+        mat: int,
+        colour: Sequence[float],
+        params: Sequence[float] = (),
+        *,
+        alpha: int = 0,
+    ) -> None:
+        """A limb from `a` to `b`; `a == b` gives a ball. `alpha` makes a ragged outline."""
+        row = self._row(label, mat, colour, params)
+        row[ORIGIN], row[ALPHA] = a, alpha
+        self._ends.append((*a, *b, radius_a, radius_b))
+        self._caps.append(row)
+
+    def build(self) -> Mesh:
+        """Pack what was collected."""
+        none = np.zeros((0, COLUMNS))
+        return Mesh(
+            np.concatenate(self._verts) if self._verts else np.zeros((0, 3)),
+            np.array([len(v) for v in self._verts], dtype=np.int64),
+            np.stack(self._faces) if self._faces else none,
+            np.array(self._ends, dtype=np.float64).reshape(-1, 8),
+            np.stack(self._caps) if self._caps else none,
+        )

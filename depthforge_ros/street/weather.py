@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies on surfaces, hangs in the air and happens in the sensor."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .camera import Camera
+from .lighting import Lighting
+from .noise import FBM, GRAIN, sample, smooth
+from .shade import Surface
+
+VEGETATION, PERSON = 8, 11
+_NORMALS = np.random.default_rng(5).standard_normal(1 << 20).astype(np.float32)
+
+
+def cover_with_snow(s: Surface, light: Lighting, across: np.ndarray, half_width: float) -> None:
+    """Whiten what faces up, in place; the carriageway keeps wheel tracks, crowns are dusted."""
+    at = np.nonzero(s.depth > 0)[0]
+    up, labels = s.normal[2][at], s.labels[at]
+    x, y, z = s.x[at], s.y[at], s.z[at]
+    patch = smooth(FBM, x * 4.3, y * 4.3 + z * 3)
+    fine = sample(GRAIN, x * 25, y * 25 + z * 25)
+    amount = np.clip(
+        (light.snow * 1.35 - 0.35 + 0.5 * (patch - 0.5) + 0.3 * (fine - 0.5)) * 3, 0, 1
+    )
+    cover = amount * np.clip((up - 0.35) * 3, 0.0, 1.0)
+    v = np.abs(across[at])
+    track = 0.5 + 0.5 * np.cos((np.mod(v, 1.6) / 1.6) * 6.2832)
+    driven = np.clip((light.snow - 0.25 + 0.9 * (patch - 0.5) + 0.45 * (track - 0.55)) * 3, 0, 1)
+    driven = driven * np.clip(0.55 + light.snow * 0.45, 0, 1)
+    cover = np.where((labels == 0) & (z < 0.06), np.where(v < half_width, driven, amount), cover)
+    dust = np.clip((fine - 0.75 + 0.45 * light.snow) * 3, 0, 1) * (0.35 + 0.65 * np.maximum(up, 0))
+    cover = np.where(labels == VEGETATION, dust, cover)
+    cover = np.where((labels == PERSON) | (labels == PERSON + 1), cover * 0.25, cover)
+    side = np.clip((patch - 0.8 + 0.25 * light.snow) * 2, 0, 0.5) * (np.abs(up) <= 0.35)
+    cover = np.maximum(cover, side * light.snow)
+    tone = 0.72 + 0.16 * fine
+    for c, white in enumerate((0.97, 0.99, 1.04)):
+        s.albedo[c][at] += cover * (tone * white - s.albedo[c][at])
+        s.glow[c][at] *= 1 - cover * 0.8
+    s.mirror[at] *= 1 - cover
+
+
+def add_reflections(image: list[np.ndarray], s: Surface, camera: Camera, light: Lighting) -> None:
+    """Wet level ground mirrors what stands beyond it (environment taken as distant), in place."""
+    height, width = image[0].shape
+    level = (s.normal[2] > 0.95) & (s.depth > 0) & (s.labels <= 1)
+    at = np.nonzero(level)[0]
+    if at.size == 0:
+        return
+    ray = [camera.world_axis(a).ravel()[at] for a in range(3)]
+    ripple = (sample(GRAIN, s.x[at] * 18, s.y[at] * 18) - 0.5) * 0.10
+    mirrored = np.stack(
+        [ray[0], ray[1], -ray[2] * (1 + ripple * 2) + np.abs(ripple) * 0.4]
+    )  # [3, N]
+    r = camera.rotation.astype(np.float32)
+    seen = r @ mirrored
+    u = seen[0] / np.maximum(seen[2], 0.05) * camera.k[0, 0] + camera.k[0, 2]
+    v = seen[1] / np.maximum(seen[2], 0.05) * camera.k[1, 1] + camera.k[1, 2]
+    u = np.clip(np.rint(u), 0, width - 1).astype(np.int64)
+    v = np.clip(np.rint(v), 0, height - 1).astype(np.int64)
+    norm = np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
+    grazing = 1.0 + ray[2] / norm  # 1 at the horizon
+    puddle = np.clip((smooth(FBM, s.x[at] * 2.3, s.y[at] * 2.3) - 0.45) * 3, 0.15, 1.0)
+    strength = light.wet * (0.06 + 0.75 * np.maximum(grazing, 0.0) ** 5) * puddle
+    index = v * width + u
+    for c in range(3):
+        flat = image[c].reshape(-1)
+        flat[at] = flat[at] * (1 - 0.5 * strength) + np.minimum(flat[index], 6.0) * strength
+
+
+def add_air(image: list[np.ndarray], s: Surface, camera: Camera, light: Lighting) -> None:
+    """Koschmieder: radiance x exp(-k d) + air x (1 - exp(-k d)), d along the ray, in place."""
+    if light.extinction <= 0:
+        return
+    rays_x, rays_y = camera.pixel_rays()
+    stretch = np.sqrt(1 + rays_x[None, :] ** 2 + rays_y[:, None] ** 2)
+    depth = s.depth.reshape(image[0].shape)
+    sky_path = 3.0 / light.extinction if light.extinction > 0.01 else 120.0
+    distance = np.where(depth > 0, depth * stretch, sky_path)
+    through = np.exp(-np.float32(light.extinction) * distance)
+    for c in range(3):
+        image[c] *= through
+        image[c] += np.float32(light.air[c]) * (1 - through)
+
+
+def add_bloom(image: list[np.ndarray], light: Lighting) -> None:
+    """Light scattered in lens and air around bright lamps, in place."""
+    height, width = image[0].shape
+    f = max(1, round(width / 160))
+    hh, ww = (height // f) * f, (width // f) * f
+    limit = 1.5 / light.exposure
+    for c in range(3):
+        bright = np.clip(image[c][:hh, :ww] - limit, 0, 30)
+        small = bright.reshape(hh // f, f, ww // f, f).mean(axis=(1, 3))  # [h, w]
+        glow = np.zeros_like(small)
+        for radius, weight in ((1, 0.40), (3, 0.45), (10, 0.6)):
+            glow += weight * _box(_box(small, radius), radius)
+        big = np.repeat(np.repeat(glow, f, axis=0), f, axis=1)
+        if f > 1:
+            big = _box(big, f // 2 + 1)
+        image[c][:hh, :ww] += big
+
+
+def _box(a: np.ndarray, radius: int) -> np.ndarray:
+    """Mean over a square of 2 radius + 1, edges repeated."""
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = (radius + 1, radius)
+        total = np.cumsum(np.pad(a, pad, mode="edge"), axis=axis, dtype=np.float64)
+        n = 2 * radius + 1
+        upper = total[n:] if axis == 0 else total[:, n:]
+        lower = total[:-n] if axis == 0 else total[:, :-n]
+        a = ((upper - lower) / n).astype(np.float32)
+    return a
+
+
+def add_particles(
+    image: list[np.ndarray], depth: np.ndarray, camera: Camera, light: Lighting,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Snowflakes or rain streaks at their own depths, hidden behind nearer surfaces, in place."""
+    height, width = depth.shape
+    snow = light.flakes > 0
+    if not snow and light.streaks <= 0:
+        return
+    amount = light.flakes if snow else light.streaks
+    focal = float(camera.k[0, 0])
+    count = int(amount * 2600 * np.sqrt(width * height / 245760))
+    far = np.maximum(rng.uniform(0, 1, count) ** (1 / 2.2) * 25.0, 0.6)
+    u, v = rng.uniform(0, width, count), rng.uniform(0, height, count)
+    slant = rng.normal(0.1, 0.15)
+    bright = light.ambient * (0.85 if snow else 0.9) + light.lamp * 0.12
+    size = focal * (0.007 if snow else 0.0016) / far * rng.uniform(0.5, 1.6, count)
+    length = focal * (0.02 if snow else 0.22) / far * rng.uniform(0.5, 1.5, count)
+    for i in range(count):
+        near = bright + light.headlight * 1.6 / (far[i] + 0.8) ** 2
+        r, tail = max(size[i], 0.35), max(length[i], size[i])
+        dy, dx = tail, tail * slant
+        x0, x1 = int(u[i] - r - abs(dx)), int(u[i] + r + abs(dx)) + 1
+        y0, y1 = int(v[i] - r - dy), int(v[i] + r + dy) + 1
+        x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width - 1), min(y1, height - 1)
+        if (
+            x1 <= x0
+            or y1 <= y0
+            or depth[int(min(v[i], height - 1)), int(min(u[i], width - 1))] < far[i]
+        ):
+            continue
+        if (x1 - x0) * (y1 - y0) > 6000:
+            continue
+        px = np.arange(x0, x1 + 1, dtype=np.float32)[None, :] - np.float32(u[i])
+        py = np.arange(y0, y1 + 1, dtype=np.float32)[:, None] - np.float32(v[i])
+        t = np.clip(py / np.float32(dy), -1, 1)
+        d2 = ((px - t * np.float32(dx)) ** 2 + (py - t * np.float32(dy)) ** 2) / np.float32(r * r)
+        alpha = np.clip(1.15 - d2, 0, 1) * np.float32(
+            min(1.0, size[i] / 0.35) * (0.85 if snow else 0.28)
+        )
+        for c in range(3):
+            part = image[c][y0 : y1 + 1, x0 : x1 + 1]
+            part += alpha * (np.float32(near[c]) - part)
+
+
+def develop(image: list[np.ndarray], light: Lighting, rng: np.random.Generator) -> np.ndarray:
+    """Lens blur, vignette, exposure, tone curve, sensor noise; gives `[H, W, 3]` uint8."""
+    height, width = image[0].shape
+    yy = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
+    xx = np.linspace(-1, 1, width, dtype=np.float32)[None, :] ** 2
+    gain = light.exposure * (1 - light.vignette * 0.5 * (yy + xx) * 0.7)
+    rgb = np.empty((height, width, 3), np.uint8)
+    share = np.float32(light.blur)
+    start = rng.integers(0, _NORMALS.size, 3)
+    for c in range(3):
+        a = image[c] * (gain * np.float32(light.white[c]))
+        if share > 0.05 and height > 2 and width > 2:
+            b = a.copy()
+            b[1:-1] += 0.25 * share * (a[:-2] + a[2:] - 2 * a[1:-1])
+            a = b.copy()
+            a[:, 1:-1] += 0.25 * share * (b[:, :-2] + b[:, 2:] - 2 * b[:, 1:-1])
+        value = np.sqrt(np.clip(a, 0.0, 4.0) * 0.25)
+        grey = _TONE[(value * 4095).astype(np.int32)]
+        grain = np.take(_NORMALS, np.arange(start[c], start[c] + a.size), mode="wrap").reshape(
+            a.shape
+        )
+        grey += grain * np.float32(light.noise) * (0.6 + 0.4 * np.sqrt(grey * np.float32(1 / 128)))
+        rgb[..., c] = np.clip(grey + 0.5, 0, 255).astype(np.uint8)
+    return rgb
+
+
+def _tone_curve() -> np.ndarray:
+    """sRGB-like curve with a soft shoulder, over the square root of a quarter of the radiance."""
+    x = (np.arange(4096) / 4095) ** 2 * 4.0
+    x = np.where(x < 0.7, x, 0.7 + 0.3 * (1 - np.exp(-(x - 0.7) / 0.3)))
+    srgb = np.where(x < 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
+    return (255 * srgb).astype(np.float32)
+
+
+_TONE = _tone_curve()
