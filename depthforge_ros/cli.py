@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`depthforge VERB`: one command for everything that is not the node.
+
+A verb is a module with `configure(parser)` and `run(args) -> int`, imported only once it is
+chosen, so that `depthforge --help` answers without loading torch or rclpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from depthforge_ros import __version__
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # what a shell gives for SIGINT
+
+
+class VerbModule(Protocol):
+    """What a module offers to be a verb."""
+
+    def configure(self, parser: ArgumentParser) -> None:
+        """Add the verb's arguments."""
+
+    def run(self, args: Namespace) -> int:
+        """Do it; the exit code. ValueError and OSError are the user's to mend."""
+
+
+class Verb(NamedTuple):
+    """One line of help, and how to get at the module."""
+
+    help: str
+    load: Callable[[], VerbModule]
+
+
+def _annotate() -> VerbModule:
+    from depthforge_ros.ros import annotate
+
+    return annotate
+
+
+VERBS = {
+    "annotate": Verb("write a bag with masks and depth beside the images of another", _annotate),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code. Bad input is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = ArgumentParser(prog="depthforge", description="DepthForge on ROS 2, offline tools.")
+    parser.add_argument("--version", action="version", version=f"depthforge {__version__}")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error came from (before VERB)"
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    parsers = {
+        name: verbs.add_parser(
+            name,
+            help=verb.help,
+            description=verb.help[0].upper() + verb.help[1:] + ".",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        for name, verb in VERBS.items()
+    }
+    # No option before the verb takes a value, so the first bare word is the verb.
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    try:
+        if name not in VERBS:
+            parser.parse_args(arguments)  # --help, --version or an error: exits
+        module = VERBS[name].load()
+        module.configure(parsers[name])
+        return module.run(parser.parse_args(arguments))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except ModuleNotFoundError as error:
+        if "--traceback" in arguments or (error.name or "").startswith("depthforge_ros"):
+            raise
+        text = f"needs the Python module {error.name!r}, which is not installed"
+    except (ValueError, OSError) as error:
+        if "--traceback" in arguments:
+            raise
+        text = " ".join(str(error).split())
+    print(f"depthforge {name}: {text}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
