@@ -67,6 +67,7 @@ setup(
             "hypothesis",
             "pytest>=8",
             "ruff>=0.17,<0.18",  # what it reports and how it formats changes between minors
+            "wheel",  # the tests install without build isolation; setuptools < 70.1 needs it
         ],
     },
     entry_points={
