@@ -42,6 +42,14 @@ def _annotate() -> VerbModule:
     return annotate
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one: not for flags, nor for what may be left out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.default is not None and action.default is not False and action.default != ""
+        return super()._get_help_string(action) if told else action.help
+
+
 VERBS = {
     "annotate": Verb("write a bag with masks and depth beside the images of another", _annotate),
 }
@@ -61,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name,
             help=verb.help,
             description=verb.help[0].upper() + verb.help[1:] + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
         )
         for name, verb in VERBS.items()
     }

@@ -25,7 +25,9 @@ class Echo:
         self.error = error
 
     def configure(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--count", type=int, default=3)
+        parser.add_argument("--count", type=int, default=3, help="how often")
+        parser.add_argument("--loud", action="store_true", help="shout")
+        parser.add_argument("--voice", help="whose")
 
     def run(self, args: Namespace) -> int:
         if self.error is not None:
@@ -67,6 +69,18 @@ def test_a_verb_gets_its_arguments_and_gives_the_exit_code(monkeypatch: pytest.M
     use(monkeypatch)
     assert cli.main(["echo"]) == 7
     assert cli.main(["echo", "--count", "5"]) == 9
+
+
+def test_help_shows_the_defaults_that_say_something(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch)
+    with pytest.raises(SystemExit):
+        cli.main(["echo", "--help"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert {"--count COUNT how often (default: 3)", "--loud shout", "--voice VOICE whose"} < {
+        *lines
+    }
 
 
 @pytest.mark.parametrize(
