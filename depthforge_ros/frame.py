@@ -29,6 +29,7 @@ class Frame:
     """One camera image.
 
     rgb: [H, W, 3] uint8. stamp_ns: acquisition time, nanoseconds. frame_id: the optical frame.
+    focal_px: focal length fx in pixels of this image; None where the camera is not calibrated.
 
     Raises ValueError where the image is not [H, W, 3] uint8, a side is shorter than 16 pixels,
     or one side is more than 8 times the other: no street camera gives that, a corrupt header does.
@@ -37,8 +38,11 @@ class Frame:
     rgb: np.ndarray
     stamp_ns: int = 0
     frame_id: str = ""
+    focal_px: float | None = None
 
     def __post_init__(self) -> None:
+        if self.focal_px is not None and not self.focal_px > 0:
+            raise ValueError(f"focal_px is {self.focal_px}; wanted a positive number, or None")
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:
             raise ValueError(
                 f"rgb is {list(self.rgb.shape)} {self.rgb.dtype}; wanted [H, W, 3] uint8"
@@ -66,8 +70,9 @@ class Prediction:
     """What the network sees in one frame; every image has the frame's stamp and optical frame.
 
     labels: [H, W] uint8 trainId, 255 unlabelled. confidence: [H, W] uint8, 255 = certain.
-    depth: [H, W] float32 in the unit that depth_kind names, or None where it was not asked for;
-    metric depth is NaN where unknown and +Inf in the sky or beyond range (REP-117, REP-118).
+    depth: [H, W] float32 in the unit that depth_kind names, or None where it was not asked for or
+    where metres need a focal length that the frame does not have; metric depth is NaN where
+    unknown and +Inf in the sky or beyond range (REP-117, REP-118).
     """
 
     labels: np.ndarray

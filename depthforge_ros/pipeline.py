@@ -81,6 +81,7 @@ class Pipeline:
     def __call__(self, frame: Frame, *, depth: bool = True) -> Prediction:
         """Labels, confidence and (where `depth`) depth of one frame, at the published size."""
         settings, variant = self.settings, self.engine.variant
+        depth = depth and (variant.depth_head.focal_px is None or frame.focal_px is not None)
         with torch.inference_mode():
             height, width = inference_size(frame.height, frame.width, settings, variant)
             image = resize_rgb(frame.rgb, height, width, self.engine.device)  # [1, 3, h, w]
@@ -95,7 +96,8 @@ class Pipeline:
             labels[certainty < settings.confidence_threshold] = UNLABELLED
             confidence = (certainty * 255).round_().to(torch.uint8)
             if depth_map is not None:
-                depth_map = finish_depth(depth_map.float(), size, labels, variant)
+                metres = metres_per_unit(frame, height, width, variant)
+                depth_map = finish_depth(depth_map.float(), size, labels, variant, metres)
         return Prediction(
             labels=labels.cpu().numpy(),
             confidence=confidence.cpu().numpy(),
@@ -264,19 +266,33 @@ def _neighbours(coarse: int, fine: int, device: torch.device) -> tuple[Tensor, T
     return lower, (lower + 1).clamp_max(coarse - 1), position - lower
 
 
-def finish_depth(depth: Tensor, size: tuple[int, int], labels: Tensor, variant: Variant) -> Tensor:
+def metres_per_unit(frame: Frame, height: int, width: int, variant: Variant) -> float:
+    """What the head's depth of a frame inferred at height x width is to be multiplied with.
+
+    The ratio of the frame's focal length, at the size of inference, to that of the camera in whose
+    metres the head answers (Metric3D, arXiv 2307.10984); 1 where the head knows no camera.
+    """
+    if variant.depth_head.focal_px is None or frame.focal_px is None:
+        return 1.0
+    shrink = math.sqrt(height / frame.height * width / frame.width)
+    return frame.focal_px * shrink / variant.depth_head.focal_px
+
+
+def finish_depth(
+    depth: Tensor, size: tuple[int, int], labels: Tensor, variant: Variant, metres: float
+) -> Tensor:
     """Depth [h, w] at `size`, [H, W] float32, nearest: nothing is interpolated across edges.
 
-    Metric depth: +Inf in the sky and beyond the head's range, NaN where it is not a positive
-    number (REP-117). Relative depth is left as it is.
+    Metric depth: multiplied with `metres`; +Inf in the sky and beyond the head's range, NaN where
+    it is not a positive number (REP-117). Relative depth is left as it is.
     """
     depth = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]  # [H, W]
     limit_m = variant.depth_head.max_depth_m
     if limit_m is None:
         return depth
-    depth = torch.where(depth > 0, depth, torch.nan)
     beyond = depth >= 0.999 * limit_m
     sky = variant.labels.id_of("sky")
     if sky is not None:
         beyond |= labels == sky
+    depth = torch.where(depth > 0, depth * metres, torch.nan)
     return torch.where(beyond, torch.inf, depth)

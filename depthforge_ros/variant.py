@@ -114,13 +114,20 @@ class DecoderSize:
 
 @dataclass(frozen=True)
 class DepthHeadSize:
-    """Sizes of Depth Anything V2's DPT head, the encoder blocks it reads and the unit it gives."""
+    """Sizes of Depth Anything V2's DPT head, the encoder blocks it reads and the unit it gives.
+
+    focal_px: focal length, at the size of inference, of the one camera in whose metres the head
+    answers; an image tells the ratio of distance and focal length, not the distance (Metric3D,
+    arXiv 2307.10984), so the metres of other cameras follow by proportion. None: the head was
+    trained on one camera and answers in its metres whatever the lens.
+    """
 
     features: int
     channels: tuple[int, ...]
     blocks: tuple[int, ...]
     kind: DepthKind
     max_depth_m: float | None = None
+    focal_px: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.channels) != 4 or len(self.blocks) != 4:
@@ -129,6 +136,11 @@ class DepthHeadSize:
             raise ValueError(
                 f"depth kind is {self.kind.value} with max_depth_m {self.max_depth_m}; "
                 "metric needs max_depth_m, relative must not have it"
+            )
+        if self.focal_px is not None and (self.kind is DepthKind.RELATIVE or self.focal_px <= 0):
+            raise ValueError(
+                f"focal_px is {self.focal_px} of a {self.kind.value} head; wanted a positive "
+                "number, and only where depth is metric"
             )
 
 

@@ -176,6 +176,20 @@ def test_metric_depth_that_is_no_distance_is_nan():
     assert np.isnan(prediction.depth[ground]).all()
 
 
+def test_metres_follow_the_focal_length_of_the_camera():
+    head = dataclasses.replace(metric_variant().depth_head, focal_px=400.0)
+    variant = dataclasses.replace(TINY, depth_head=head)
+    pipeline = Pipeline(LookingGlass(variant), PipelineSettings(short_side_px=64))
+    rgb = picture(128, 256)  # inferred at half its size
+    told = 80 * int(rgb[64, 0, 1]) / 255
+    for focal_px, metres in [(800.0, told), (400.0, told / 2), (1600.0, told * 2)]:
+        depth = pipeline(Frame(rgb, focal_px=focal_px)).depth
+        assert depth[64, 0] == pytest.approx(metres, rel=0.02)
+    assert pipeline(Frame(rgb)).depth is None  # no metres without a calibrated camera
+    with pytest.raises(ValueError, match="focal_px is -1"):
+        Frame(rgb, focal_px=-1)
+
+
 def test_depth_that_nobody_wants_is_not_computed():
     assert Pipeline(LookingGlass())(Frame(picture(64, 64)), depth=False).depth is None
 
