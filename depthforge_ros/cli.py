@@ -8,6 +8,7 @@ chosen, so that `depthforge --help` answers without loading torch or rclpy.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -36,6 +37,18 @@ class Verb(NamedTuple):
     load: Callable[[], VerbModule]
 
 
+def _demo() -> VerbModule:
+    from depthforge_ros import demo
+
+    return demo
+
+
+def _play() -> VerbModule:
+    from depthforge_ros.ros import player
+
+    return player
+
+
 def _annotate() -> VerbModule:
     from depthforge_ros.ros import annotate
 
@@ -51,12 +64,17 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 VERBS = {
+    "demo": Verb("images through the real node over DDS into masks you can look at", _demo),
+    "play": Verb("publish a folder of images or a bag as if it were live", _play),
     "annotate": Verb("write a bag with masks and depth beside the images of another", _annotate),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code. Bad input is one line on stderr and exit code 2."""
+    # Before PyTorch comes: its threads spin while they wait, and on a machine that does something
+    # else besides, each wait then costs a slice of the scheduler's time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = ArgumentParser(prog="depthforge", description="DepthForge on ROS 2, offline tools.")
     parser.add_argument("--version", action="version", version=f"depthforge {__version__}")

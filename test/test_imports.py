@@ -25,6 +25,7 @@ ORDER = (
     ("engine",),
     ("pipeline",),
     ("learning", "ros"),
+    ("demo",),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
