@@ -55,18 +55,16 @@ setup(
         "ros": [
             "cv-bridge==1.13.0.post0",
             "ros-diagnostic-msgs==5.3.6",
-            "ros-nav-msgs==5.3.6",
             "ros-rclpy[fastrtps]==7.1.6",
             "ros-sensor-msgs==5.3.6",
-            "ros-std-srvs==5.3.6",
             "rosbags>=0.11,<0.12",
         ],
-        "train": ["scipy"],
+        "train": ["pillow", "scipy"],
         "test": [
             "colcon-common-extensions",
-            "hypothesis",
             "pytest>=8",
             "ruff>=0.17,<0.18",  # what it reports and how it formats changes between minors
+            "scikit-learn",
             "wheel",  # the tests install without build isolation; setuptools < 70.1 needs it
         ],
     },

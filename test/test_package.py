@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -137,16 +138,46 @@ def test_package_xml_and_setup_py_say_the_same() -> None:
     assert told.splitlines()[-len(fields) :] == [MANIFEST.findtext(field) for field in fields]
 
 
-def test_package_xml_names_every_ros_package_that_is_imported() -> None:
-    declared = {element.text for element in MANIFEST.iter("exec_depend")}
+def imported_by(*places: Path) -> set[str]:
+    """Top-level names from outside Python and this repository that files below import."""
+    files = [path for place in places for path in place.rglob("*.py")]
     imported = set()
-    for path in [*(SOURCE / NAME / "ros").rglob("*.py"), *(SOURCE / "launch").rglob("*.py")]:
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(str(node.module).split(".")[0])
             elif isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
+    return imported - set(sys.stdlib_module_names) - {NAME} - {path.stem for path in files}
+
+
+def declared(root: Path) -> set[str]:
+    """Names of everything that setup.py asks pip for, all extras included."""
+    (root / "info").mkdir()
+    run(sys.executable, "setup.py", "-q", "egg_info", "--egg-base", root / "info", cwd=SOURCE)
+    lines = next(root.rglob("requires.txt")).read_text("utf-8").splitlines()
+    return {re.split(r"[<>=\[~!]", line)[0] for line in lines if line and line[0] != "["}
+
+
+def test_pip_is_asked_for_what_is_imported_and_for_nothing_else(tmp_path: Path) -> None:
+    asked = declared(tmp_path)
+    ros = {name for name in asked if name.startswith("ros-")}
+    tools = {"colcon-common-extensions", "ruff", "wheel"}
+    called = {"PIL": "pillow", "cv2": "opencv-python-headless", "cv_bridge": "cv-bridge"}
+    called |= {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+    names = imported_by(SOURCE / NAME, SOURCE / "test")
+    in_ros = {name for name in names if name.endswith(("_msgs", "_interfaces")) or name == "rclpy"}
+    optional = {"launch", "launch_ros", "tensorrt", "torch_tensorrt", "vision_msgs"}
+    wanted = {called.get(name, name) for name in names - in_ros - optional}
+    assert wanted == asked - ros - tools
+    # Other messages come with these: wheels of ROS name what they need themselves.
+    assert ros <= {f"ros-{name.replace('_', '-')}" for name in in_ros}
+
+
+def test_package_xml_names_every_ros_package_that_is_imported() -> None:
+    asked = {element.text for element in MANIFEST.iter("exec_depend")}
+    imported = imported_by(SOURCE / NAME / "ros", SOURCE / "launch")
     assert "rclpy" in imported
     # rosbags has no rosdep key: bags are read and written through pip's on every machine.
-    from_elsewhere = {NAME, "cv2", "numpy", "rosbags", "torch", "tqdm", "yaml"}
-    assert imported - set(sys.stdlib_module_names) - from_elsewhere <= declared
+    from_elsewhere = {"cv2", "numpy", "rosbags", "torch", "tqdm", "yaml"}
+    assert imported - from_elsewhere <= asked
