@@ -63,10 +63,17 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action) if told else action.help
 
 
+def _benchmark() -> VerbModule:
+    from depthforge_ros import benchmark
+
+    return benchmark
+
+
 VERBS = {
     "demo": Verb("images through the real node over DDS into masks you can look at", _demo),
     "play": Verb("publish a folder of images or a bag as if it were live", _play),
     "annotate": Verb("write a bag with masks and depth beside the images of another", _annotate),
+    "benchmark": Verb("measure what the node costs, from the stamp to the mask", _benchmark),
 }
 
 

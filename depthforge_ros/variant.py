@@ -16,6 +16,7 @@ import numpy as np
 
 from depthforge_ros import strict
 from depthforge_ros.frame import UNLABELLED, DepthKind
+from depthforge_ros.resources import shipped_folder
 
 PATCH = 16
 """Side of a ViT patch, pixels. Published 14-pixel kernels are resampled to it."""
@@ -192,17 +193,8 @@ class Variant:
 
 
 def models_dir() -> Path:
-    """The folder `models/`: beside the package in a source tree, else in the prefix's share/.
-
-    Raises FileNotFoundError where neither is there (a broken installation).
-    """
-    package = Path(__file__).resolve().parent
-    places = [package.parent / "models"]
-    places += [above / "share" / "depthforge_ros" / "models" for above in package.parents]
-    for place in places:
-        if (place / "variants").is_dir():
-            return place
-    raise FileNotFoundError(f"models/variants is in none of {[str(p) for p in places]}; reinstall")
+    """The folder `models/`. Raises FileNotFoundError where the installation is broken."""
+    return shipped_folder("models")
 
 
 def variant_names() -> list[str]:

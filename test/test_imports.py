@@ -18,19 +18,19 @@ PACKAGE = Path(__file__).resolve().parent.parent / ROOT
 ORDER = (
     ("__init__",),
     ("frame",),
-    ("strict",),
+    ("strict", "resources"),
     ("variant",),
     ("street",),
     ("network",),
     ("engine",),
     ("pipeline",),
     ("learning", "ros"),
-    ("demo",),
+    ("demo", "benchmark"),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
-WITHOUT_TORCH = {"__init__", "frame", "strict", "variant", "street", "cli"}
+WITHOUT_TORCH = {"__init__", "frame", "resources", "strict", "variant", "street", "cli"}
 ROS_PACKAGES = {
     "ament_index_python",
     "builtin_interfaces",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`depthforge demo`: images through the real node over DDS, into pictures, a film and a table.
 
-graph.py runs player, node and recorder; drives.py says what is driven through; pictures.py and
+ros/graph.py runs player, node and recorder; drives.py says what is driven through; pictures.py and
 report.py show what came back, from the recorded bag alone.
 """
 
@@ -14,11 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from depthforge_ros.demo import drives, graph, pictures, report
+from depthforge_ros.demo import drives, pictures, report
 from depthforge_ros.engine import UNTRAINED
 from depthforge_ros.engine.build import shipped
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.network.weights import WeightsError
+from depthforge_ros.ros import graph
 from depthforge_ros.ros.recorder import recorded
 from depthforge_ros.variant import Variant, load_variant
 

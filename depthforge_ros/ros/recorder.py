@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +21,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import String
+from sensor_msgs.msg import Image
 
 from depthforge_ros.ros.bags import bag_messages, open_bag, own_topic
 from depthforge_ros.ros.messages import frame_from_image, stamp_ns
@@ -30,8 +29,6 @@ from depthforge_ros.ros.segments import SegmentedBag
 
 QUEUE = 100
 _HEADER = struct.Struct("<4xiI")  # CDR encapsulation, then the stamp that every header begins with
-_KINDS = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CameraInfo": CameraInfo}
-_LABELS = "std_msgs/msg/String"
 _PIXELS = {"mono8": np.dtype("u1"), "32FC1": np.dtype("<f4")}
 
 
@@ -51,32 +48,25 @@ class Recorded:
 
 
 class Recorder:
-    """Records from construction to `close`. Use as a context manager.
+    """Counts, times and keeps messages from construction to the end of its context.
 
-    images: topics of sensor_msgs/Image; camera_infos: of CameraInfo; labels: a latched String.
+    topics: message class by topic name; latched: likewise, for topics whose last message is to be
+    had at any time. target: the bag to write, or None to measure only.
     """
 
     def __init__(
-        self, target: Path, images: list[str], camera_infos: list[str], labels: str
+        self, target: Path | None, topics: Mapping[str, type], latched: Mapping[str, type]
     ) -> None:
-        topics = {name: "sensor_msgs/msg/Image" for name in images}
-        topics |= {name: "sensor_msgs/msg/CameraInfo" for name in camera_infos}
         self.seen = Recorded()
         self._context = rclpy.Context()
         self._context.init()
         self._node = Node("depthforge_recorder", context=self._context)
-        self._bag = SegmentedBag(
-            target,
-            [own_topic(name, kind) for name, kind in topics.items()]
-            + [own_topic(labels, _LABELS, latched=True)],
-            job={"recorded": sorted(topics)},
-            storage="mcap",
-            segment_bytes=1 << 40,  # a demo fits into one file
-        )
-        self._bag.__enter__()
-        for name, kind in topics.items():
-            self._subscribe(name, kind, _KINDS[kind], DurabilityPolicy.VOLATILE)
-        self._subscribe(labels, _LABELS, String, DurabilityPolicy.TRANSIENT_LOCAL)
+        self._bag = None if target is None else _bag(target, topics, latched)
+        for name, cls in topics.items():
+            self.seen.delays_ms[name] = []
+            self._subscribe(name, cls, DurabilityPolicy.VOLATILE)
+        for name, cls in latched.items():
+            self._subscribe(name, cls, DurabilityPolicy.TRANSIENT_LOCAL)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
@@ -91,28 +81,28 @@ class Recorder:
         self._executor.shutdown()
         self._context.try_shutdown()
         self._thread.join()
-        if kind is None:
-            self._bag.finish()
-        self._bag.__exit__(kind, *_)
+        if self._bag is not None:
+            if kind is None:
+                self._bag.finish()
+            self._bag.__exit__(kind, *_)
 
     def state(self) -> str:
         """The lifecycle state that the node last reported, empty before the first report."""
         return self.seen.diagnostics.get("state", "")
 
-    def _subscribe(self, name: str, kind: str, cls: type, durability: DurabilityPolicy) -> None:
-        timed = kind != _LABELS
-        if timed:
-            self.seen.delays_ms[name] = []
+    def _subscribe(self, name: str, cls: type, durability: DurabilityPolicy) -> None:
+        delays_ms = self.seen.delays_ms.get(name)
+        kind = type_name(cls)
 
         def keep(raw: bytes) -> None:
             now_ns = time.time_ns()
-            self._bag.write(name, kind, now_ns, raw)
+            if self._bag is not None:
+                self._bag.write(name, kind, now_ns, raw)
             self.seen.counts[name] += 1
-            if timed:
+            self.seen.last_ns[name] = time.monotonic_ns()
+            if delays_ms is not None:
                 sec, nanosec = _HEADER.unpack_from(raw)
-                age_ns = now_ns - sec * 1_000_000_000 - nanosec
-                self.seen.delays_ms[name].append(age_ns / 1e6)
-                self.seen.last_ns[name] = time.monotonic_ns()
+                delays_ms.append((now_ns - sec * 1_000_000_000 - nanosec) / 1e6)
 
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
@@ -134,6 +124,21 @@ class Recorder:
             self._executor.spin()
         except ExternalShutdownException:
             return
+
+
+def type_name(cls: type) -> str:
+    """The ROS name of a message class, such as sensor_msgs/msg/Image."""
+    package, folder, _ = cls.__module__.split(".", 2)
+    return f"{package}/{folder}/{cls.__name__}"
+
+
+def _bag(target: Path, topics: Mapping[str, type], latched: Mapping[str, type]) -> SegmentedBag:
+    own = [own_topic(name, type_name(cls)) for name, cls in topics.items()]
+    own += [own_topic(name, type_name(cls), latched=True) for name, cls in latched.items()]
+    job = {"recorded": sorted([*topics, *latched])}
+    # One file, however long: what is recorded here is short.
+    bag = SegmentedBag(target, own, job=job, storage="mcap", segment_bytes=1 << 40)
+    return bag.__enter__()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A camera that costs little: one picture, serialized once, published again with new stamps.
+
+    python -m depthforge_ros.ros.camera --width 1920 --height 1080 --rate 30 --seconds 60
+
+What it prints at the end, as JSON: how many images it sent, and how late at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import sys
+import time
+
+import numpy as np
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from depthforge_ros.ros.messages import rgb8_message
+
+_STAMP = struct.Struct("<iI")
+_STAMP_AT = 4  # after the CDR encapsulation a header begins with its stamp
+SENSOR_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT
+)
+MATCH_TIMEOUT_S = 30.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Publish until the time is over; 0, or 1 where nobody listens."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=1920)
+    parser.add_argument("--height", type=int, default=1080)
+    parser.add_argument("--rate", type=float, default=30.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--topic", default="/camera/image_raw")
+    args = parser.parse_args(argv)
+    rclpy.init()
+    node = Node("depthforge_camera", enable_rosout=False, start_parameter_services=False)
+    publisher = node.create_publisher(Image, args.topic, SENSOR_QOS)
+    last = time.monotonic() + MATCH_TIMEOUT_S
+    while not publisher.get_subscription_count():
+        if time.monotonic() > last:
+            print(f"nobody listens to {args.topic}", file=sys.stderr)
+            return 1
+        time.sleep(0.01)
+    rows, columns = np.mgrid[0 : args.height, 0 : args.width]
+    picture = np.stack([rows, columns, rows + columns], axis=-1).astype(np.uint8)  # [H, W, 3]
+    raw = bytearray(serialize_message(rgb8_message(Header(frame_id="camera"), picture)))
+    count = round(args.rate * args.seconds)
+    begun_s, latest_s = time.monotonic(), 0.0
+    for index in range(count):
+        due_s = begun_s + index / args.rate
+        time.sleep(max(0.0, due_s - time.monotonic()))
+        latest_s = max(latest_s, time.monotonic() - due_s)
+        _STAMP.pack_into(raw, _STAMP_AT, *divmod(time.time_ns(), 1_000_000_000))
+        publisher.publish(bytes(raw))
+    print(json.dumps({"sent": count, "latest_ms": round(latest_s * 1e3, 1)}))
+    time.sleep(0.5)  # what is on its way gets there before the publisher is gone
+    node.destroy_node()
+    rclpy.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
