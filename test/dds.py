@@ -62,3 +62,9 @@ class Listener:
             if time.monotonic() > until:
                 raise TimeoutError(f"not within {timeout_s} s")
             self._executor.spin_once(timeout_sec=0.05)
+
+    def drain(self) -> None:
+        """Receive what has arrived already."""
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            self._executor.spin_once(timeout_sec=0.05)
