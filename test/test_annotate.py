@@ -112,7 +112,7 @@ def test_every_image_once_with_its_stamps(
     assert [m for m in written if not m.topic.startswith("/depthforge")] == source
     topics = by_topic(written)
     for index, original in enumerate(topics[topic]):
-        seen = run(Frame(picture(index)))
+        seen = run(Frame(picture(index), focal_px=50.0))
         header = make(index, START_NS + index * PERIOD_NS).header
         for name, encoding, content in (
             ("semantic", "mono8", seen.labels),
@@ -168,8 +168,13 @@ def test_the_camera_info_of_another_size_is_not_taken(tmp_path: Path) -> None:
         recorded("/front/camera_info", START_NS, wrong),
     ]
     write_bag(tmp_path / "in", messages)
-    annotate_bag(tmp_path / "in", tmp_path / "out", pipeline())
-    assert "/depthforge/camera_info" not in by_topic(read_bag(tmp_path / "out"))
+    summary = annotate_bag(tmp_path / "in", tmp_path / "out", pipeline())
+    written = by_topic(read_bag(tmp_path / "out"))
+    assert "/depthforge/camera_info" not in written
+    assert "/depthforge/semantic" in written
+    # Metres need a focal length, and nobody knows that of this image.
+    assert "/depthforge/depth" not in written
+    assert (summary.frames, summary.without_depth) == (1, 1)
 
 
 def test_a_broken_image_is_named_and_everything_else_kept(

@@ -20,6 +20,7 @@ from depthforge_ros.ros.messages import (
     MAX_PIXELS,
     BadImage,
     depth_message,
+    focal_px,
     frame_from_compressed,
     frame_from_image,
     labels_message,
@@ -426,6 +427,12 @@ def test_an_uncalibrated_camera_stays_so() -> None:
     scaled = scaled_camera_info(info, 320, 240)
     assert not np.any(scaled.k)
     assert not np.any(scaled.p)
+    assert focal_px(info) is None
+
+
+def test_the_focal_length_is_that_of_the_image() -> None:
+    assert focal_px(camera_info()) == 500
+    assert focal_px(camera_info(binning_x=2)) == 250
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0)])

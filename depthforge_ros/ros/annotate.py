@@ -95,6 +95,11 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{summary.messages} messages copied, {summary.frames} images annotated, refused: {refused}"
     )
+    if summary.without_depth:
+        print(
+            f"{summary.without_depth} images have no depth: metres need a calibrated camera_info "
+            "beside the image topic, of the image's size and frame_id"
+        )
     if not summary.finished:
         print(f"stopped before the end; the same command goes on from {args.out}.partial")
         return 130

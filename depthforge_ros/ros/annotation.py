@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CameraInfo
 from tqdm import tqdm
 
-from depthforge_ros.frame import DepthKind, Frame, Prediction
+from depthforge_ros.frame import DepthKind, Prediction
 from depthforge_ros.ros.bags import (
     IMAGE_TYPES,
     BagError,
@@ -38,6 +38,7 @@ from depthforge_ros.ros.bags import (
 from depthforge_ros.ros.messages import (
     BadImage,
     depth_message,
+    focal_px,
     labels_message,
     mono8_message,
     scaled_camera_info,
@@ -61,10 +62,12 @@ _IMAGE_WORDS = ("image", "compressed", "raw", "rect", "color", "mono")
 class Summary:
     """What a run did, the runs before it that it went on from included.
 
-    refused: images that could not become a frame, by cause. finished: OUT is there.
+    without_depth: frames of cameras without a fitting CameraInfo, for which a metric network cannot
+    tell metres. refused: images that could not become a frame, by cause. finished: OUT is there.
     """
 
     frames: int
+    without_depth: int
     refused: Mapping[str, int]
     messages: int
     finished: bool
@@ -198,7 +201,10 @@ class _Annotator:
         progress = self._bag.progress
         try:
             frame, header = frame_from_raw(kind, raw)
-            self._write(camera, frame, header, self._pipeline(frame), time_ns)
+            info = self._infos[camera.info_topic].matching(frame) if camera.info_topic else None
+            if info is not None:
+                frame = replace(frame, focal_px=focal_px(info))
+            self._write(camera, header, self._pipeline(frame), info, time_ns)
             progress["frames"] += 1
         except BadImage as error:
             progress[f"refused {error.cause}"] += 1
@@ -208,16 +214,22 @@ class _Annotator:
         self._bar.update()
 
     def _write(
-        self, camera: Camera, frame: Frame, header: Header, seen: Prediction, time_ns: int
+        self,
+        camera: Camera,
+        header: Header,
+        seen: Prediction,
+        info: CameraInfo | None,
+        time_ns: int,
     ) -> None:
         results = {
             "semantic": mono8_message(header, seen.labels),
             "confidence": mono8_message(header, seen.confidence),
         }
-        if seen.depth is not None:
+        if seen.depth is None:
+            self._bag.progress["without depth"] += 1
+        else:
             name = "depth" if seen.depth_kind is DepthKind.METRIC else "inverse_depth"
             results[name] = depth_message(header, seen.depth)
-        info = self._infos[camera.info_topic].matching(frame) if camera.info_topic else None
         if info is not None:
             height, width = seen.labels.shape
             results["camera_info"] = scaled_camera_info(info, width, height)
@@ -284,7 +296,13 @@ def _summary(bag: SegmentedBag, *, finished: bool) -> Summary:
             if name.startswith("refused ")
         }
     )
-    return Summary(bag.progress["frames"], refused, bag.progress["messages"], finished)
+    return Summary(
+        frames=bag.progress["frames"],
+        without_depth=bag.progress["without depth"],
+        refused=refused,
+        messages=bag.progress["messages"],
+        finished=finished,
+    )
 
 
 @contextmanager

@@ -177,6 +177,12 @@ def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
     return scaled
 
 
+def focal_px(info: CameraInfo) -> float | None:
+    """fx of K in pixels of the image that comes with `info`; None where it is not calibrated."""
+    fx = info.k[0] / max(info.binning_x, 1)
+    return float(fx) if fx > 0 else None
+
+
 def labels_message(labels: LabelSet) -> String:
     """The label set as JSON: name, unlabelled, and classes with id, name and color [r, g, b]."""
     classes = [
