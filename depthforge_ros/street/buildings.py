@@ -29,7 +29,7 @@ def wall_colour(rng: np.random.Generator, texture: int) -> tuple[float, float, f
     """A wall colour of the texture's palette, varied."""
     palette = (BRICKS, PLASTERS, STONES)[texture]
     base = np.array(palette[int(rng.integers(len(palette)))])
-    return tuple(np.clip(base * rng.uniform(0.75, 1.25) * rng.uniform(0.94, 1.06, 3), 0.02, 0.9))
+    return tuple(np.clip(base * rng.uniform(0.35, 1.05) * rng.uniform(0.94, 1.06, 3), 0.02, 0.9))
 
 
 def building(
@@ -78,15 +78,16 @@ def building(
         for gable in ([(width, 0, edge), (width, depth, edge), (width, depth / 2, ridge)],
                       [(0, depth, edge), (0, 0, edge), (0, depth / 2, ridge)]):  # fmt: skip
             b.face(gable, BUILDING, Mat.BRICK, colour, (float(texture),))
-        under = [(0, 0, edge - 0.01), (width, 0, edge - 0.01)]
-        b.face([(0, -eaves, edge - dip), *[(0, 0, edge - dip), (width, 0, edge - dip)],
-                (width, -eaves, edge - dip)], BUILDING, Mat.PLAIN, (0.5, 0.5, 0.5))  # fmt: skip
-        b.box((0, -0.12, edge - dip - 0.14), (under[1][0], 0.0, edge - dip), BUILDING, Mat.PLAIN,
-              (0.55, 0.55, 0.53))  # fmt: skip
+        low = edge - dip
+        under = [(0, -eaves, low), (0, 0, low), (width, 0, low), (width, -eaves, low)]
+        b.face(under, BUILDING, Mat.PLAIN, (0.5, 0.5, 0.5))
+        gutter = (0, -0.12, low - 0.14), (width, 0.0, low)
+        b.box(*gutter, BUILDING, Mat.PLAIN, (0.55, 0.55, 0.53))
     else:  # gable to the street
         ridge = edge + rise * width / depth
-        for gable in ([(0, 0, edge), (width, 0, edge), (width / 2, 0, ridge)],
-                      [(width, depth, edge), (0, depth, edge), (width / 2, depth, ridge)]):  # fmt: skip
+        near = [(0, 0, edge), (width, 0, edge), (width / 2, 0, ridge)]
+        far = [(width, depth, edge), (0, depth, edge), (width / 2, depth, ridge)]
+        for gable in (near, far):
             b.face(gable, BUILDING, Mat.BRICK, colour, (float(texture),))
         right = [(width, 0, edge), (width, depth, edge), (width / 2, depth, ridge)]
         left = [(0, depth, edge), (0, 0, edge), (width / 2, 0, ridge)]

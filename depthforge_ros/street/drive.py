@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .camera import Camera
-from .ground import ROAD_TOP, RAISED, draw_ground
+from .ground import RAISED, ROAD_TOP, draw_ground
 from .lighting import CONDITIONS, LightMaps, make_lighting
 from .mesh import Mesh
-from .raster import GBuffer, draw_mesh, spans
+from .noise import stream
+from .raster import GBuffer, clip_near, draw_mesh, spans
 from .road import random_road
 from .shade import collect, radiance
 from .traffic import make_ego, make_movers, moving_mesh
@@ -24,8 +25,9 @@ from .weather import (
     add_reflections,
     cover_with_snow,
     develop,
+    metered,
 )
-from .world import build_world, stream
+from .world import build_world
 
 TRAIN_SEEDS = range(0, 100_000)
 HELD_OUT_SEEDS = range(1_000_000, 1_000_100)
@@ -164,12 +166,13 @@ class StreetDrive:
         if light.wet > 0.05:
             add_reflections(image, surface, camera, light)
         add_air(image, surface, camera, light)
+        exposure = metered(image, light)
         if light.glow > 0:
-            add_bloom(image, light)
+            add_bloom(image, exposure)
         with np.errstate(divide="ignore"):
             depth = np.where(g.inv_z > 0, 1.0 / g.inv_z, np.inf).astype(np.float32)
         add_particles(image, depth, camera, light, rng)
-        rgb = develop(image, light, rng)
+        rgb = develop(image, light, exposure, rng)
         return StreetFrame(
             rgb=rgb,
             labels=surface.labels.reshape(self.height, self.width),
@@ -189,16 +192,25 @@ class StreetDrive:
         ground = (g.prim == ROAD_TOP) | (g.prim == RAISED)
         light = self.lighting
         level = np.hypot(light.sun[0], light.sun[1])
+        ray_x, ray_y = camera.world_axis(0), camera.world_axis(1)
         for x, y, yaw, half_l, half_w in [*prints, *self.world.parked]:
             distance = np.hypot(x - camera.position[0], y - camera.position[1])
             if distance > 70:
                 continue
             c, s = np.cos(yaw), np.sin(yaw)
             corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64)
-            for grow, value in ((0.12, 0.75), (-0.05, 0.35)):
-                box = corners * (half_l + grow, half_w + grow)
-                points = np.stack([x + box @ (c, -s), y + box @ (s, c), np.full(4, 0.0)], 1)
-                _darken(ambient, ground, camera, points, value)
+            box = corners * (half_l + 0.45, half_w + 0.45)
+            points = np.stack([x + box @ (c, -s), y + box @ (s, c), np.zeros(4)], axis=1)
+            found = _inside(ground, camera, points)
+            if found is not None:
+                window, mask = found
+                depth = 1.0 / np.maximum(g.inv_z[window], 1e-3)
+                dx = camera.position[0] + depth * ray_x[window] - x
+                dy = camera.position[1] + depth * ray_y[window] - y
+                along, away = np.abs(dx * c + dy * s) - half_l, np.abs(dy * c - dx * s) - half_w
+                value = np.clip(0.72 + 0.9 * np.maximum(along, away), 0.22, 1.0)
+                part = ambient[window]
+                np.minimum(part, np.where(mask, value, 1.0), out=part)
             if light.sun_rgb.max() > 0:
                 high = 1.3 if half_l > 0.6 else 1.6
                 box = corners * (half_l * 0.92, half_w * 0.92)
@@ -206,29 +218,32 @@ class StreetDrive:
                 cast = -light.sun[:2] / level * min(high * level / light.sun[2], 12.0)
                 hull = _hull(np.concatenate([base, base + cast]))
                 points = np.concatenate([hull, np.zeros((len(hull), 1))], axis=1)
-                _darken(sun, ground, camera, points, 0.0)
+                found = _inside(ground, camera, points)
+                if found is not None:
+                    sun[found[0]][found[1]] = 0.0
         return sun.ravel(), ambient.ravel()
 
 
-def _darken(
-    buffer: np.ndarray, ground: np.ndarray, camera: Camera, points: np.ndarray, value: float
-) -> None:
-    """Lower `buffer` to `value` inside a ground polygon `[n, 3]` that lies before the camera."""
+def _inside(
+    ground: np.ndarray, camera: Camera, points: np.ndarray
+) -> tuple[tuple[slice, slice], np.ndarray] | None:
+    """Window and mask of the ground pixels in a ground polygon `[n, 3]` before the camera."""
     p = camera.to_camera(points)
-    if (p[:, 2] < 0.3).any():
-        return
+    if p[:, 2].max() < 0.3:
+        return None
+    if p[:, 2].min() < 0.3:
+        p = clip_near(p)
     k = camera.k
     span = spans(
         p[:, 0] / p[:, 2] * k[0, 0] + k[0, 2], p[:, 1] / p[:, 2] * k[1, 1] + k[1, 2],
         camera.width, camera.height,
     )  # fmt: skip
     if span is None:
-        return
+        return None
     y0, y1, x0, x1, left, right = span
     cols = np.arange(x0, x1)
-    mask = (cols >= left[:, None]) & (cols <= right[:, None]) & ground[y0:y1, x0:x1]
-    part = buffer[y0:y1, x0:x1]
-    np.minimum(part, np.where(mask, np.float32(value), np.float32(1.0)), out=part)
+    window = (slice(y0, y1), slice(x0, x1))
+    return window, (cols >= left[:, None]) & (cols <= right[:, None]) & ground[window]
 
 
 def _hull(points: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from .mesh import Mat, Mesh, MeshBuilder
@@ -21,7 +23,7 @@ class Look:
         self.skin = SKINS[int(rng.integers(len(SKINS)))]
         self.hair = tuple(rng.uniform(0.01, 0.12, 3) * (1.0, 0.75, 0.6))
         dark = rng.random() < 0.6
-        bright = rng.uniform(0.02, 0.65, 3)
+        bright = rng.uniform(0.02, 0.5) * rng.uniform(0.35, 1.0, 3)
         self.top = tuple(rng.uniform(0.01, 0.07, 3) if dark else bright)
         self.trousers = tuple(rng.uniform(0.01, 0.10, 3) * (0.8, 0.9, 1.2))
         self.coat = bool(rng.random() < 0.35)
@@ -55,7 +57,7 @@ def person(look: Look, phase: float, stride: float) -> Mesh:
         b.capsule(hand, hand, 0.026 * h, 0.026 * h, PERSON, Mat.CLOTH, look.skin)
     low = 0.38 * h if look.coat else 0.50 * h
     wide = 0.072 * h * k
-    for y in (-0.045 * h * k, 0.045 * h * k):
+    for y in (-0.05 * h * k, 0.0, 0.05 * h * k):
         b.capsule((0, y, low), (0.01, y * 1.25, shoulder - 0.05 * h), wide * 1.02, wide, PERSON,
                   Mat.CLOTH, look.top)  # fmt: skip
     if look.skirt:
@@ -90,7 +92,7 @@ def bicycle(rng_colour: tuple[float, float, float], turn: float, seed: float) ->
     seat, bar = (-0.22, 0.0, 0.92), (0.36, 0.0, 0.98)
     for cx, _, cz in (rear, front):
         ring = [(cx + r * np.cos(a), 0.0, cz + r * np.sin(a)) for a in np.arange(13) * np.pi / 6]
-        for p, q in zip(ring, ring[1:], strict=False):
+        for p, q in pairwise(ring):
             b.capsule(p, q, 0.026, 0.026, BICYCLE, Mat.CLOTH, RUBBER)
     head = (0.38, 0.0, 0.80)
     joints = [(crank, seat), (crank, head), (seat, head), (crank, rear), (seat, rear), (bar, front)]
@@ -119,7 +121,7 @@ def motorcycle(colour: tuple[float, float, float], seed: float) -> Mesh:
     for cx in (-0.68, 0.70):
         for r in (0.27, 0.18):
             ring = [(cx + r * np.cos(a), 0.0, 0.31 + r * np.sin(a)) for a in np.arange(9) * 0.7854]
-            for p, q in zip(ring, ring[1:], strict=False):
+            for p, q in pairwise(ring):
                 b.capsule(p, q, 0.06, 0.06, MOTORCYCLE, Mat.CLOTH, RUBBER)
     b.capsule((-0.2, 0, 0.42), (0.22, 0, 0.45), 0.19, 0.17, MOTORCYCLE, Mat.CLOTH, METAL)
     b.capsule((0.05, 0, 0.78), (0.32, 0, 0.80), 0.15, 0.16, MOTORCYCLE, Mat.CLOTH, colour)
@@ -152,7 +154,7 @@ def rider(look: Look, turn: float, *, motor: bool) -> Mesh:
     lean = 0.18 if motor else 0.30
     shoulder = (hip[0] + lean, 0.0, hip[2] + 0.31 * h)
     hands = (0.38, 0.28, 1.05) if motor else (0.34, 0.22, 1.03)
-    for y in (-0.045 * h * k, 0.045 * h * k):
+    for y in (-0.05 * h * k, 0.0, 0.05 * h * k):
         b.capsule((hip[0], y, hip[2]), (shoulder[0], y * 1.4, shoulder[2]), 0.078 * h * k,
                   0.07 * h * k, RIDER, Mat.CLOTH, look.top)  # fmt: skip
     for side in (-1, 1):

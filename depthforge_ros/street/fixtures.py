@@ -9,7 +9,7 @@ import numpy as np
 
 from .mesh import Mat, Mesh, MeshBuilder
 
-POLE, LIGHT, SIGN, PLANT, UNLABELLED = 5, 6, 7, 8, 255
+FENCE, POLE, LIGHT, SIGN, PLANT, UNLABELLED = 4, 5, 6, 7, 8, 255
 GREY, DARK = (0.30, 0.31, 0.32), (0.03, 0.03, 0.035)
 
 
@@ -56,7 +56,7 @@ def sign(rng: np.random.Generator) -> Mesh:
     kind = int(rng.choice([0, 0, 1, 1, 2, 3, 4]))
     z = rng.uniform(2.2, 2.7)
     b.capsule((0, 0, 0), (0, 0, z + 0.3), 0.04, 0.04, POLE, Mat.CLOTH, GREY)
-    size = (0.32, 0.38, 0.33, 0.7, 0.32)[kind] * rng.uniform(0.9, 1.3)
+    size = (0.34, 0.42, 0.36, 0.8, 0.34)[kind] * rng.uniform(0.9, 1.5)
     if kind in (0, 4):
         angle = np.arange(14) * (2 * np.pi / 14) - np.pi / 2 - np.pi / 14
     elif kind == 1:
@@ -87,8 +87,27 @@ def hanging_sign(rng: np.random.Generator, colour: Sequence[float]) -> Mesh:
 
 
 def bollard(rng: np.random.Generator) -> Mesh:
+    """A dark bollard about a metre high."""
     b = MeshBuilder(float(rng.uniform(0, 97)))
     b.capsule((0, 0, 0), (0, 0, rng.uniform(0.85, 1.05)), 0.08, 0.07, POLE, Mat.CLOTH, DARK)
+    return b.build()
+
+
+def post(rng: np.random.Generator) -> Mesh:
+    """A thin post of its own: a sign's back, a telegraph pole, a camera mast."""
+    b = MeshBuilder(float(rng.uniform(0, 97)))
+    tall = rng.uniform(2.2, 4.0) if rng.random() < 0.6 else rng.uniform(6.0, 9.0)
+    r = 0.035 if tall < 5 else 0.10
+    colour = GREY if rng.random() < 0.6 else (0.12, 0.09, 0.06)
+    b.capsule((0, 0, 0), (0, 0, tall), r, r * 0.8, POLE, Mat.CLOTH, colour)
+    return b.build()
+
+
+def railing() -> Mesh:
+    """Two metres of guard railing at the kerb."""
+    b = MeshBuilder(3.0)
+    corners = [(0, 0, 0), (2.0, 0, 0), (2.0, 0, 1.05), (0, 0, 1.05)]
+    b.face(corners, FENCE, Mat.PLAIN, (0.22, 0.23, 0.23), (0.11,), alpha=1, two_sided=True)
     return b.build()
 
 
@@ -129,17 +148,17 @@ def tree(rng: np.random.Generator, bare: bool) -> Mesh:
     lean = rng.uniform(-0.06, 0.06, 2) * height
     top = (lean[0], lean[1], trunk + crown * (0.75 if bare else 0.4))
     b.capsule((0, 0, trunk), top, thick * 0.75, thick * 0.2, PLANT, Mat.BARK, bark)
-    for i in range(7 if bare else 3):
+    for _ in range(7 if bare else 3):
         a, z = rng.uniform(0, 2 * np.pi), trunk + crown * rng.uniform(0.0, 0.35)
         r, up = crown * rng.uniform(0.25, 0.45), crown * rng.uniform(0.25, 0.5)
         tip = (r * np.cos(a), r * np.sin(a), z + up)
         foot = (lean[0] * 0.2, lean[1] * 0.2, z)
         b.capsule(foot, tip, thick * 0.4, thick * 0.1, PLANT, Mat.BARK, bark)
         if bare:
-            for _ in range(2):
+            for _twig in range(2):
                 d = rng.normal(0, 0.12, 3) * crown + (0, 0, 0.15 * crown)
                 b.capsule(tip, tuple(np.array(tip) + d), thick * 0.1, 0.015, PLANT, Mat.BARK, bark)
-    for _ in range(int(rng.integers(4, 8))):
+    for _ in range(int(rng.integers(4, 9))):
         a, z = rng.uniform(0, 2 * np.pi), trunk + crown * rng.uniform(0.3, 0.82)
         reach = crown * rng.uniform(0.05, 0.30)
         at = (reach * np.cos(a) + lean[0] * 0.5, reach * np.sin(a) + lean[1] * 0.5, z)
@@ -152,6 +171,7 @@ def tree(rng: np.random.Generator, bare: bool) -> Mesh:
 
 
 def bush(rng: np.random.Generator) -> Mesh:
+    """A shrub of a few leafy balls."""
     b = MeshBuilder()
     leaf = np.array((0.06, 0.10, 0.03)) * rng.uniform(0.5, 1.7) * rng.uniform(0.7, 1.3, 3)
     for _ in range(int(rng.integers(2, 5))):
@@ -163,6 +183,7 @@ def bush(rng: np.random.Generator) -> Mesh:
 
 
 def hedge(rng: np.random.Generator, length: float) -> Mesh:
+    """A clipped hedge along x with a ragged top."""
     b = MeshBuilder(float(rng.uniform(0, 97)))
     leaf = np.array((0.05, 0.09, 0.025)) * rng.uniform(0.5, 1.7) * rng.uniform(0.7, 1.3, 3)
     high = rng.uniform(0.8, 2.4)

@@ -83,11 +83,8 @@ def raised_is_terrain(road: Road, look: GroundLook, x: np.ndarray, v: np.ndarray
     lot = np.stack(look.zones)[side, index]
     terrain = (out > verge + walk) & lot
     on_verge = (out > 0.15) & (out < verge)
-    for centre in road.crossings:
-        at_cross = np.abs(x - np.float32(centre)) < np.float32(road.crossing_half + 3.0)
-        on_verge &= ~at_cross
-    for centre in road.zebras:
-        on_verge &= np.abs(x - np.float32(centre)) > 2.0
+    on_verge &= np.abs(road.from_crossing(x)) > road.crossing_half + 3.0
+    on_verge &= np.abs(road.from_zebra(x)) > 2.0
     return terrain | on_verge
 
 
@@ -101,11 +98,8 @@ def line(distance: np.ndarray, half: float, blur: np.ndarray) -> np.ndarray:
 def markings(road: Road, x: np.ndarray, v: np.ndarray, blur: np.ndarray) -> tuple[np.ndarray, ...]:
     """White and yellow paint coverage on the carriageway."""
     style, hw, lane = road.style, road.half_width, road.lane
-    free = np.ones_like(x)
-    for c in road.crossings:
-        free *= np.abs(x - np.float32(c)) > road.crossing_half + 5.0
-    for c in road.zebras:
-        free *= np.abs(x - np.float32(c)) > 2.6
+    to_street, to_zebra = road.from_crossing(x), road.from_zebra(x)
+    free = (np.abs(to_street) > road.crossing_half + 5.0) & (np.abs(to_zebra) > 2.6)
     dash, gap = 2.0 + style % 3, 2.0 + (style // 3) % 5
     phase = np.mod(x, np.float32(dash + gap))
     dashed = np.clip((dash - phase) / 0.3, 0, 1) * np.clip(phase / 0.3, 0, 1)
@@ -137,16 +131,16 @@ def markings(road: Road, x: np.ndarray, v: np.ndarray, blur: np.ndarray) -> tupl
         if road.parking[side] and style % 2:
             strip = line((v if side else -v) - (hw - 2.15), 0.05, blur)
             white = np.maximum(white, strip * free * (0.4 + 0.6 * dashed))
-    for c in road.zebras:
+    if road.zebras:
         stripes = np.clip((np.abs(np.mod(v, 1.1) - 0.55) - 0.27) / blur + 0.5, 0, 1)
-        white = np.maximum(white, stripes * (np.abs(x - np.float32(c)) < 1.6) * (edge < hw - 0.2))
-    for c in road.crossings:
+        white = np.maximum(white, stripes * (np.abs(to_zebra) < 1.6) * (edge < hw - 0.2))
+    if road.crossings:
         for sign in (-1, 1):
-            at = c + sign * (road.crossing_half + 2.2)
+            at = sign * (road.crossing_half + 2.2)
             lane_side = (v * sign * road.traffic > 0) & (edge < hw - max(road.parking))
-            white = np.maximum(white, line(x - at, 0.15, blur * 2) * lane_side)
+            white = np.maximum(white, line(to_street - at, 0.15, blur * 2) * lane_side)
         across = np.mod(np.abs(v), 4.0) < 2.0
-        white = np.maximum(white, line(x - c, 0.06, blur) * across * (edge > hw + 3))
+        white = np.maximum(white, line(to_street, 0.06, blur) * across * (edge > hw + 3))
     return white, yellow
 
 

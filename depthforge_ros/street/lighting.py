@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .noise import FBM, smooth
-from .world import X0_M, World, stream
+from .layout import X0_M
+from .noise import FBM, smooth, stream
+from .world import World
 
 CONDITIONS = ("clear", "dusk", "night", "rain", "snow", "fog")
 CELL_M = 0.5
@@ -24,7 +25,9 @@ class Lighting:
         ambient: irradiance from the sky on a level surface.
         zenith, horizon, cloud: sky radiance; cloudiness 0..1.
         lamp, headlight, glow: strength of street lamps, own headlights, windows and vehicle lights.
-        exposure: what radiance is multiplied by before the tone curve.
+        exposure, adapt: what radiance is multiplied by before the tone curve, and how far the
+            camera follows the scene's brightness (0 fixed, 1 fully).
+        contrast, saturation: of the camera's picture, 1 is plain.
         extinction: Koschmieder's coefficient per metre; air: radiance of the haze.
         wet, snow: 0..1 surface state; flakes, streaks: density of falling snow and rain.
         noise: sensor noise at mid grey, in 8-bit steps; blur: share of a 3x3 binomial blur.
@@ -52,6 +55,9 @@ class Lighting:
     blur: float
     white: np.ndarray
     vignette: float
+    adapt: float
+    contrast: float
+    saturation: float
 
 
 def make_lighting(seed: int, condition: str) -> Lighting:
@@ -65,7 +71,7 @@ def make_lighting(seed: int, condition: str) -> Lighting:
     zenith, horizon = np.array((0.25, 0.48, 0.95)), np.array((0.80, 0.95, 1.1))
     cloud, cloudiness = np.array((1.25, 1.25, 1.25)), float(rng.choice([0.0, 0.35, 0.6, 1.0]))
     lamp, headlight, glow = np.zeros(3), 0.0, 0.0
-    exposure = rng.uniform(0.75, 1.35)
+    exposure, adapt = np.exp(rng.uniform(-0.75, 0.45)), 0.75
     extinction, wet, snow, flakes, streaks = rng.uniform(0.0, 0.0012), 0.0, 0.0, 0.0, 0.0
     noise, blur = rng.uniform(0.8, 3.5), rng.uniform(0.1, 0.9)
     orange = np.array(((1.0, 0.62, 0.22), (1.0, 0.85, 0.6), (0.85, 0.95, 1.0))[rng.integers(3)])
@@ -85,21 +91,22 @@ def make_lighting(seed: int, condition: str) -> Lighting:
         ambient = np.array((0.11, 0.115, 0.16)) * rng.uniform(0.7, 1.5)
         cloud = np.array((0.42, 0.26, 0.25)) * rng.uniform(0.5, 1.1)
         lamp, headlight, glow = orange * rng.uniform(0.0, 1.2), rng.uniform(0.0, 2.0), 0.5
-        exposure, noise = rng.uniform(1.3, 2.8), rng.uniform(2, 6)
+        exposure, adapt, noise = rng.uniform(0.45, 0.9), 0.7, rng.uniform(2, 6)
     elif condition == "night":
         sun_rgb = np.zeros(3)
         base = np.array((0.006, 0.007, 0.011)) * rng.uniform(0.3, 2.0)
         zenith, horizon = base * 0.7, base * rng.uniform(1.0, 3.0) + orange * rng.uniform(0, 0.012)
         ambient, cloud = base * 1.0, base * 1.6
         lamp, headlight, glow = orange * rng.uniform(0.3, 2.0), rng.uniform(1.5, 5.0), 1.0
-        exposure, noise = rng.uniform(1.2, 3.6), rng.uniform(3.0, 10.0)
+        exposure, adapt = rng.uniform(0.35, 0.9), rng.uniform(0.3, 0.5)
+        noise = rng.uniform(3.0, 10.0)
     else:
         dim = float(rng.choice([1.0, 1.0, 0.6, 0.12]))
         grey = np.array((0.92, 0.96, 1.02)) * dim
         sun_rgb, ambient = sun_rgb * 0.0, grey * rng.uniform(0.8, 1.15)
         zenith = horizon = grey * rng.uniform(0.8, 1.2)
         cloud, cloudiness = grey * 0.8, 1.0
-        exposure = rng.uniform(0.75, 1.2) / dim**0.75
+        exposure, adapt = rng.uniform(0.7, 1.25) * dim**0.3, 0.8
         if dim < 0.9:
             lamp, headlight, glow = orange * rng.uniform(0.2, 1.2), rng.uniform(0.5, 2.5), 0.8
         noise *= 1.0 if dim > 0.5 else 1.8
@@ -110,7 +117,7 @@ def make_lighting(seed: int, condition: str) -> Lighting:
     elif condition == "snow":
         snow, flakes = rng.uniform(0.35, 1.0), float(rng.choice([0.15, 0.5, 0.8, 1.0]))
         extinction = rng.uniform(0.002, 0.018)
-        exposure *= 0.85
+        exposure *= rng.uniform(1.0, 1.7)  # white ground should stay white
     elif condition == "fog":
         extinction = -np.log(0.05) / rng.uniform(35.0, 180.0)  # WMO: 5 % contrast at the MOR
         wet = rng.uniform(0.0, 0.4)
@@ -121,7 +128,8 @@ def make_lighting(seed: int, condition: str) -> Lighting:
     return Lighting(
         sun, sun_rgb, ambient, zenith, horizon, cloud, cloudiness, lamp, float(headlight), glow,
         float(exposure), float(extinction), air, float(wet), float(snow), flakes, float(streaks),
-        float(noise), float(blur), rng.uniform(0.93, 1.07, 3), float(rng.uniform(0.0, 0.35)),
+        float(noise), float(blur), rng.uniform(0.96, 1.04, 3), float(rng.uniform(0.0, 0.35)),
+        adapt, float(rng.uniform(0.9, 1.3)), float(rng.uniform(0.5, 1.1)),
     )  # fmt: skip
 
 

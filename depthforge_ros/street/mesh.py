@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 
@@ -91,15 +92,16 @@ class MeshBuilder:
 
     def __init__(self, seed: float = 0.0) -> None:
         self.seed = seed
-        self._verts: list[np.ndarray] = []
-        self._faces: list[np.ndarray] = []
+        self._verts: list[Sequence[float]] = []
+        self._counts: list[int] = []
+        self._faces: list[list[float]] = []
         self._ends: list[Sequence[float]] = []
-        self._caps: list[np.ndarray] = []
+        self._caps: list[list[float]] = []
 
     def _row(
         self, label: int, mat: int, colour: Sequence[float], params: Sequence[float]
-    ) -> np.ndarray:
-        row = np.zeros(COLUMNS)
+    ) -> list[float]:
+        row = [0.0] * COLUMNS
         row[LABEL], row[MATERIAL], row[COLOUR], row[SEED] = label, mat, colour, self.seed
         row[5 : 5 + len(params)] = params
         return row
@@ -116,20 +118,21 @@ class MeshBuilder:
         two_sided: bool = False,
     ) -> None:
         """A planar convex polygon; the first edge is the texture's u axis, its start the origin."""
-        v = np.asarray(corners, dtype=np.float64)  # [n, 3]
-        u_axis = v[1] - v[0]
-        u_axis = u_axis / max(np.linalg.norm(u_axis), 1e-9)
-        normal = np.cross(u_axis, v[2] - v[0])
-        if len(v) > 3 and np.linalg.norm(normal) < 1e-9:
-            normal = np.cross(u_axis, v[3] - v[0])
-        normal = normal / max(np.linalg.norm(normal), 1e-12)
+        a, b = corners[0], corners[1]
+        u_axis = _unit((b[0] - a[0], b[1] - a[1], b[2] - a[2]))
+        for c in corners[2:]:  # the first corner off the u axis gives the plane
+            normal = _cross(u_axis, (c[0] - a[0], c[1] - a[1], c[2] - a[2]))
+            if _dot(normal, normal) > 1e-16:
+                break
+        normal = _unit(normal)
+        v_axis = _cross(normal, u_axis)
+        rel = [(c[0] - a[0], c[1] - a[1], c[2] - a[2]) for c in corners]
         row = self._row(label, mat, colour, params)
-        v_axis = np.cross(normal, u_axis)
-        row[ORIGIN], row[U_AXIS], row[V_AXIS], row[NORMAL] = v[0], u_axis, v_axis, normal
-        rel = v - v[0]
-        row[SIZE] = (rel @ u_axis).max(), (rel @ v_axis).max()
-        row[ALPHA], row[TWO_SIDED] = alpha, two_sided
-        self._verts.append(v)
+        row[ORIGIN], row[U_AXIS], row[V_AXIS], row[NORMAL] = a, u_axis, v_axis, normal
+        row[SIZE] = max(_dot(r, u_axis) for r in rel), max(_dot(r, v_axis) for r in rel)
+        row[ALPHA], row[TWO_SIDED] = alpha, float(two_sided)
+        self._verts.extend(corners)
+        self._counts.append(len(corners))
         self._faces.append(row)
 
     def box(
@@ -164,23 +167,33 @@ class MeshBuilder:
         *,
         ends: tuple[int, int] = (Mat.BODY, Mat.BODY),
         sides: int = Mat.BODY,
+        shoulder: float = 0.93,
     ) -> None:
         """Rectangular sections `(x, half_width, z_low, z_high)` joined from rear to front.
 
-        `ends` are the surfaces of the rear and the front closing faces.
+        `ends` are the surfaces of the rear and the front closing faces; above 0.68 of its height
+        a side leans in to `shoulder` times the width.
         """
-        for (xa, wa, la, ha), (xb, wb, lb, hb) in zip(sections, sections[1:], strict=False):
-            right = [(xa, -wa, la), (xb, -wb, lb), (xb, -wb, hb), (xa, -wa, ha)]
-            left = [(xb, wb, lb), (xa, wa, la), (xa, wa, ha), (xb, wb, hb)]
-            top = [(xa, -wa, ha), (xb, -wb, hb), (xb, wb, hb), (xa, wa, ha)]
-            self.face(right, label, sides, colour, params)
-            self.face(left, label, sides, colour, params)
+        for (xa, wa, la, ha), (xb, wb, lb, hb) in pairwise(sections):
+            ma, mb = la + (ha - la) * 0.68, lb + (hb - lb) * 0.68
+            ta, tb = wa * shoulder, wb * shoulder
+            right = [(xa, -wa, la), (xb, -wb, lb), (xb, -wb, mb), (xa, -wa, ma)]
+            left = [(xb, wb, lb), (xa, wa, la), (xa, wa, ma), (xb, wb, mb)]
+            top = [(xa, -ta, ha), (xb, -tb, hb), (xb, tb, hb), (xa, ta, ha)]
+            slope = [(xa, -wa, ma), (xb, -wb, mb), (xb, -tb, hb), (xa, -ta, ha)]
+            self.face(slope, label, sides, colour)
+            slope = [(xb, wb, mb), (xa, wa, ma), (xa, ta, ha), (xb, tb, hb)]
+            self.face(slope, label, sides, colour)
+            self.face(right, label, sides, colour, (0.0, xa, 1.0))
+            self.face(left, label, sides, colour, (0.0, xb, -1.0))
             self.face(top, label, Mat.BODY, colour, params)
         x, w, low, high = sections[0]
-        rear = [(x, w, low), (x, -w, low), (x, -w, high), (x, w, high)]
+        t, m = w * shoulder, low + (high - low) * 0.68
+        rear = [(x, w, low), (x, -w, low), (x, -w, m), (x, -t, high), (x, t, high), (x, w, m)]
         self.face(rear, label, ends[0], colour, params)
         x, w, low, high = sections[-1]
-        front = [(x, -w, low), (x, w, low), (x, w, high), (x, -w, high)]
+        t, m = w * shoulder, low + (high - low) * 0.68
+        front = [(x, -w, low), (x, w, low), (x, w, m), (x, t, high), (x, -t, high), (x, -w, m)]
         self.face(front, label, ends[1], colour, params)
 
     def disc(
@@ -222,11 +235,26 @@ class MeshBuilder:
 
     def build(self) -> Mesh:
         """Pack what was collected."""
-        none = np.zeros((0, COLUMNS))
         return Mesh(
-            np.concatenate(self._verts) if self._verts else np.zeros((0, 3)),
-            np.array([len(v) for v in self._verts], dtype=np.int64),
-            np.stack(self._faces) if self._faces else none,
+            np.array(self._verts, dtype=np.float64).reshape(-1, 3),
+            np.array(self._counts, dtype=np.int64),
+            np.array(self._faces, dtype=np.float64).reshape(-1, COLUMNS),
             np.array(self._ends, dtype=np.float64).reshape(-1, 8),
-            np.stack(self._caps) if self._caps else none,
+            np.array(self._caps, dtype=np.float64).reshape(-1, COLUMNS),
         )
+
+
+Vector = tuple[float, float, float]
+
+
+def _dot(a: Vector, b: Vector) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _cross(a: Vector, b: Vector) -> Vector:
+    return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+
+
+def _unit(a: Vector) -> Vector:
+    size = max(_dot(a, a) ** 0.5, 1e-12)
+    return (a[0] / size, a[1] / size, a[2] / size)

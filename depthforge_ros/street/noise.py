@@ -56,3 +56,8 @@ def hash01(i: np.ndarray, j: np.ndarray, k: np.ndarray | float) -> np.ndarray:
         h *= np.uint32(1274126177)
         h ^= h >> np.uint32(16)
     return h.astype(np.float32) * np.float32(1 / 4294967296)
+
+
+def stream(seed: int, topic: int) -> np.random.Generator:
+    """The random stream of one topic of one world."""
+    return np.random.default_rng((seed, topic))

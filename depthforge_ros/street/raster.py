@@ -33,6 +33,7 @@ class GBuffer:
 
     @staticmethod
     def empty(height: int, width: int) -> GBuffer:
+        """A buffer that sees only sky."""
         shape = (height, width)
         return GBuffer(
             np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
@@ -82,6 +83,31 @@ def draw_mesh(g: GBuffer, camera: Camera, mesh: Mesh) -> None:
     _draw_capsules(g, camera, mesh, FIRST_PRIM + len(mesh.counts))
 
 
+@dataclass(frozen=True)
+class _Edges:
+    """Edges of all polygons as `x = at + slope * row`; per polygon first the left ones."""
+
+    at: np.ndarray
+    slope: np.ndarray
+    first: np.ndarray
+    left: np.ndarray
+
+    @staticmethod
+    def of(px: np.ndarray, py: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> _Edges:
+        following = np.arange(1, len(px) + 1)
+        following[starts + counts - 1] = starts
+        dx, dy = px[following] - px, py[following] - py
+        area = np.add.reduceat(px * py[following] - px[following] * py, starts)
+        face = np.repeat(np.arange(len(counts)), counts)
+        flat = np.abs(dy) < 1e-9  # a level edge bounds no row
+        slope = np.where(flat, 0.0, dx / np.where(flat, 1.0, dy))
+        is_left = (dy < 0) == (area[face] > 0)
+        is_left |= flat
+        at = np.where(flat, -1e9, px - py * slope)
+        order = np.lexsort((~is_left, face))
+        return _Edges(at[order], slope[order], starts, np.add.reduceat(is_left, starts))
+
+
 def _draw_faces(g: GBuffer, camera: Camera, mesh: Mesh) -> None:
     if len(mesh.counts) == 0:
         return
@@ -99,36 +125,50 @@ def _draw_faces(g: GBuffer, camera: Camera, mesh: Mesh) -> None:
     px = points[:, 0] / z_safe * k[0, 0] + k[0, 2]
     py = points[:, 1] / z_safe * k[1, 1] + k[1, 2]
     whole = z_low >= NEAR_M
-    outside = (np.maximum.reduceat(px, starts) < 0) | (np.minimum.reduceat(px, starts) > width - 1)
-    outside |= np.maximum.reduceat(py, starts) < 0
-    outside |= np.minimum.reduceat(py, starts) > height - 1
-    seen &= ~(whole & outside)
+    low_x = np.maximum(np.ceil(np.minimum.reduceat(px, starts)), 0)
+    low_y = np.maximum(np.ceil(np.minimum.reduceat(py, starts)), 0)
+    high_x = np.minimum(np.floor(np.maximum.reduceat(px, starts)), width - 1)
+    high_y = np.minimum(np.floor(np.maximum.reduceat(py, starts)), height - 1)
+    seen &= ~whole | ((high_x >= low_x) & (high_y >= low_y))  # holds some pixel's centre
     safe = np.where(np.abs(offset) > 1e-6, offset, 1.0)
     slope_u = normal[:, 0] / k[0, 0] / safe
     slope_v = normal[:, 1] / k[1, 1] / safe
     constant = normal[:, 2] / safe - slope_u * k[0, 2] - slope_v * k[1, 2]
-    columns = np.arange(width, dtype=np.float64)
-    for f in np.nonzero(seen)[0]:
+    edges = _Edges.of(px, py, starts, mesh.counts)
+    all_rows, all_columns = np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64)
+    order = np.nonzero(seen)[0]
+    order = order[np.argsort(z_low[order], kind="stable")]  # near first, so much is found hidden
+    for f in order:
         s, n = starts[f], mesh.counts[f]
         if whole[f]:
-            fx, fy = px[s : s + n], py[s : s + n]
+            y0, y1 = int(low_y[f]), int(high_y[f]) + 1
+            x0, x1 = int(low_x[f]), int(high_x[f]) + 1
+            if g.inv_z[y0:y1, x0:x1].min() * z_low[f] > 1.0:
+                continue
+            rows, split = all_rows[y0:y1], s + edges.left[f]
+            if split == s or split == s + n:
+                continue
+            left = edges.at[s:split, None] + edges.slope[s:split, None] * rows  # [E, h]
+            right = edges.at[split : s + n, None] + edges.slope[split : s + n, None] * rows
+            left = left[0] if len(left) == 1 else left.max(axis=0)  # [h]
+            right = right[0] if len(right) == 1 else right.min(axis=0)  # [h]
         else:
             part = clip_near(points[s : s + n])
             if len(part) < 3:
                 continue
             fx = part[:, 0] / part[:, 2] * k[0, 0] + k[0, 2]
             fy = part[:, 1] / part[:, 2] * k[1, 1] + k[1, 2]
-        span = spans(fx, fy, width, height)
-        if span is None:
-            continue
-        y0, y1, x0, x1, left, right = span
-        cols = columns[x0:x1]
-        rows = np.arange(y0, y1) * slope_v[f] + constant[f]
-        inv_z = (cols * slope_u[f]).astype(np.float32)[None, :] + rows.astype(np.float32)[:, None]
+            span = spans(fx, fy, width, height)
+            if span is None:
+                continue
+            y0, y1, x0, x1, left, right = span
+        cols = all_columns[x0:x1]
+        down = all_rows[y0:y1] * slope_v[f] + constant[f]
+        inv_z = (cols * slope_u[f]).astype(np.float32) + down.astype(np.float32)[:, None]
         held = g.inv_z[y0:y1, x0:x1]
         mask = inv_z > held
-        mask &= cols[None, :] >= left[:, None]
-        mask &= cols[None, :] <= right[:, None]
+        mask &= cols >= left[:, None]
+        mask &= cols <= right[:, None]
         if mesh.faces[f, ALPHA] == BARS:
             mask &= _bars(camera, mesh.faces[f], inv_z, y0, y1, x0, x1)
         np.copyto(held, inv_z, where=mask)
@@ -173,11 +213,14 @@ def _draw_capsules(g: GBuffer, camera: Camera, mesh: Mesh, first: int) -> None:
     ra, rb = radius_a / za * fx, radius_b / zb * fx
     left, right = np.minimum(ax - ra, bx - rb), np.maximum(ax + ra, bx + rb)
     top, low = np.minimum(ay - ra, by - rb), np.maximum(ay + ra, by + rb)
-    seen &= (right >= 0) & (left <= width - 1) & (low >= 0) & (top <= height - 1)
-    for i in np.nonzero(seen)[0]:
-        x0, x1 = max(int(np.ceil(left[i])), 0), min(int(right[i]), width - 1) + 1
-        y0, y1 = max(int(np.ceil(top[i])), 0), min(int(low[i]), height - 1) + 1
-        if x1 <= x0 or y1 <= y0:
+    left, top = np.maximum(np.ceil(left), 0), np.maximum(np.ceil(top), 0)
+    right, low = np.minimum(np.floor(right), width - 1), np.minimum(np.floor(low), height - 1)
+    seen &= (right >= left) & (low >= top) & (np.maximum(ra, rb) > 0.12)
+    nearest = np.minimum(a[:, 2], b[:, 2]) - fat
+    order = np.nonzero(seen)[0]
+    for i in order[np.argsort(nearest[order], kind="stable")]:
+        x0, x1, y0, y1 = int(left[i]), int(right[i]) + 1, int(top[i]), int(low[i]) + 1
+        if g.inv_z[y0:y1, x0:x1].min() * nearest[i] > 1.0:
             continue
         dx = np.arange(x0, x1, dtype=np.float32)[None, :] - np.float32(ax[i])
         dy = np.arange(y0, y1, dtype=np.float32)[:, None] - np.float32(ay[i])

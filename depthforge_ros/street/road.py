@@ -77,18 +77,31 @@ class Road:
         if not self.crossings:
             return main
         radius = np.float32(5.0)
-        best = main
-        for centre in self.crossings:
-            cross = np.abs(x - np.float32(centre)) - np.float32(self.crossing_half)
-            union = np.minimum(main, cross)
-            near = (main > 0) & (cross > 0) & (main < radius) & (cross < radius)
-            corner = radius - np.sqrt((radius - main) ** 2 + (radius - cross) ** 2)
-            best = np.minimum(best, np.where(near, np.minimum(corner, union), union))
-        return best
+        cross = np.abs(self.from_crossing(x)) - np.float32(self.crossing_half)
+        union = np.minimum(main, cross)
+        near = (main > 0) & (cross > 0) & (main < radius) & (cross < radius)
+        corner = radius - np.sqrt((radius - main) ** 2 + (radius - cross) ** 2)
+        return np.where(near, np.minimum(corner, union), union)
+
+    def from_crossing(self, x: np.ndarray) -> np.ndarray:
+        """Signed distance along x to the nearest crossing street, 1e6 where there is none."""
+        return _from_nearest(self.crossings, x)
+
+    def from_zebra(self, x: np.ndarray) -> np.ndarray:
+        """Signed distance along x to the nearest pedestrian crossing, 1e6 where there is none."""
+        return _from_nearest(self.zebras, x)
 
     def lane_centre(self, index: int, direction: int) -> float:
         """v of lane `index` (0 = innermost); direction +1 with ego, -1 against it."""
         return -self.traffic * direction * self.lane * (index + 0.5)
+
+
+def _from_nearest(places: tuple[float, ...], x: np.ndarray) -> np.ndarray:
+    """Streets cross at least 60 m apart, so only the nearest one shapes a point."""
+    if not places:
+        return np.full_like(x, 1e6)
+    at = np.array(places, np.float32)
+    return x - at[np.searchsorted((at[1:] + at[:-1]) / 2, x)]
 
 
 def random_road(rng: np.random.Generator) -> Road:
@@ -100,13 +113,13 @@ def random_road(rng: np.random.Generator) -> Road:
     if bend > 0.4:
         waves = ((amplitude, 2 * np.pi / period, phase), (wiggle, 2 * np.pi / 75.0, wiggle_phase))
     lanes = int(rng.choice([1, 1, 1, 2]))
-    lane = rng.uniform(2.8, 3.5)
-    strip = rng.random(2) < (0.55 if lanes == 1 else 0.3)
+    lane = rng.uniform(2.6, 3.4)
+    strip = rng.random(2) < (0.42 if lanes == 1 else 0.25)
     parking = tuple(2.1 if p else 0.0 for p in strip)
     widest = max(parking)
-    extra = rng.choice([0.2, 0.3, 0.5, 1.4])
+    extra = rng.choice([0.1, 0.2, 0.4, 1.3])
     verge = rng.uniform(1.0, 3.0, 2) * (rng.random(2) < 0.22)
-    sidewalk = rng.uniform(1.6, 4.2, 2)
+    sidewalk = rng.uniform(1.7, 5.5, 2)
     first = rng.uniform(28, 75)
     gaps = np.cumsum(rng.uniform(70, 160, 40))
     crossings = (first, *(first + gaps)) if rng.random() < 0.6 else ()

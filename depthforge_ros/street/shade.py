@@ -9,11 +9,12 @@ import numpy as np
 
 from . import ground as gr
 from .camera import Camera
-from .lighting import LightMaps, Lighting, sky_radiance
+from .lighting import Lighting, LightMaps, sky_radiance
 from .mesh import LABEL, MATERIAL, NORMAL, ORIGIN, U_AXIS, V_AXIS, Mat
 from .noise import FBM, smooth
+from .patch import Patch
 from .raster import FIRST_PRIM, GBuffer
-from .surfaces import PAINTERS, Patch
+from .surfaces import PAINTERS
 from .world import World
 
 SKY_LABEL = 10
@@ -115,8 +116,11 @@ def _objects(
                       np.zeros(len(px), np.float32))  # fmt: skip
         colour = PAINTERS[mat](patch)
         if mat == Mat.BARE:  # twigs too fine to resolve: partly the sky behind them
-            haze = smooth(FBM, u * 34 + rows[:, 21] * 29, v * 34)
-            haze = np.clip((haze - 0.35) * 2.2, 0.05, 0.85)
+            seed = rows[:, 21]
+            thick = np.abs(2 * smooth(FBM, u * 16 + seed * 29, v * 13) - 1)
+            thin = np.abs(2 * smooth(FBM, u * 60 + seed * 53, v * 45) - 1)
+            twigs = np.maximum(1 - thick * 9, 0.9 * (1 - thin * 2.2))
+            haze = np.clip(0.62 - 0.60 * np.maximum(twigs, 0.0), 0.0, 1.0)
             sky = sky_radiance(light, ray[0][px], ray[1][px], np.maximum(ray[2][px], 0.05))
             patch.glow = [c * haze for c in sky]
             colour = [c * (1 - haze) for c in colour]
@@ -161,7 +165,8 @@ def radiance(
     cosine = -(ray[0] * nx + ray[1] * ny + ray[2] * nz) / norm
     fresnel = s.mirror * (1.0 + 2.0 * (1.0 - np.clip(cosine, 0, 1)) ** 3)
     rz = ray[2] + 2 * cosine * norm * nz
-    sky = sky_radiance(light, ray[0], ray[1], np.abs(ray[2]))
+    blank = np.nonzero(~seen)[0]
+    sky = sky_radiance(light, ray[0][blank], ray[1][blank], np.abs(ray[2][blank]))
     mirrored_up = np.clip(rz / norm * 2 + 0.45, 0.08, 1.0)
     out = []
     for c in range(3):
@@ -169,7 +174,8 @@ def radiance(
         lit = lit + beam * (1.0, 0.97, 0.88)[c]
         value = s.albedo[c] * lit + s.glow[c]
         value += fresnel * mirrored_up * (0.6 * light.ambient[c] + 0.3 * light.horizon[c])
-        out.append(np.where(seen, value, sky[c]).reshape(g.inv_z.shape))
+        value[blank] = sky[c]
+        out.append(value.reshape(g.inv_z.shape))
     return out
 
 
@@ -184,7 +190,11 @@ def _headlights(s: Surface, camera: Camera, light: Lighting) -> np.ndarray:
     distance2 = dx * dx + dy * dy + dz * dz + 1.0
     angle = aside / np.maximum(ahead, 0.1)
     lift = dz / np.maximum(ahead, 0.1)
-    pattern = np.exp(-(angle * angle) * 5.0) * np.clip(0.5 - lift * 14, 0.05, 1.0)
+    pattern = np.exp(-(angle * angle) * 5.0 + np.minimum(lift, 0.0) * 5.0) * np.clip(
+        0.5 - lift * 14, 0.05, 1.0
+    )
     cosine = -(dx * s.normal[0] + dy * s.normal[1] + dz * s.normal[2]) / np.sqrt(distance2)
     cosine = np.clip(cosine, 0.0, 1.0)
-    return np.where(ahead > 0, light.headlight * pattern * (0.04 + cosine) * 45.0 / distance2, 0.0)
+    return np.where(
+        ahead > 0, light.headlight * pattern * (0.04 + cosine) * 70.0 / (distance2 + 25), 0.0
+    )

@@ -3,155 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
-from .mesh import COLOUR, PARAMS, SEED, SIZE, Mat
+from .masonry import brick, facade, roof
+from .mesh import SEED, SIZE, Mat
 from .noise import FBM, GRAIN, hash01, sample
-
-Three = list[np.ndarray]
-
-
-@dataclass
-class Patch:
-    """The pixels of one material.
-
-    `u`, `v` are metres along the surface (for foliage: along the world), `rows` the attribute rows
-    (float32), `step` the width of a pixel on the surface in metres, `side` the roundness
-    coordinate. `glow` and `mirror` are outputs, zero unless a material sets them.
-    """
-
-    u: np.ndarray
-    v: np.ndarray
-    rows: np.ndarray
-    step: np.ndarray
-    side: np.ndarray
-    glow: Three
-    mirror: np.ndarray
-
-    def colour(self) -> Three:
-        """The primitive's own colour as three arrays."""
-        return [self.rows[:, COLOUR.start + c] for c in range(3)]
-
-    def param(self, i: int) -> np.ndarray:
-        return self.rows[:, PARAMS.start + i]
-
-    def shine(self, where: np.ndarray, rgb: Sequence[float], power: np.ndarray | float) -> None:
-        """Add glow of colour `rgb` where a mask (or weight) says."""
-        weight = where * power
-        for c in range(3):
-            self.glow[c] += weight * np.float32(rgb[c])
-
-
-def times(colour: Three, tone: np.ndarray) -> Three:
-    return [c * tone for c in colour]
-
-
-def paint(base: Three, where: np.ndarray, rgb: Sequence[np.ndarray | float]) -> Three:
-    """`base` with another colour laid over where a mask says."""
-    return [np.where(where, top, low) for low, top in zip(base, rgb, strict=True)]
-
-
-def masonry(p: Patch, texture: np.ndarray, colour: Three) -> Three:
-    """Brick (0), plaster (1) or stone (2) relief on a wall colour, fading with distance."""
-    seed = p.rows[:, SEED]
-    fine = np.clip(1.4 - p.step * 22, 0.0, 1.0)
-    tall = np.where(texture == 0, 0.075, 0.32).astype(np.float32)
-    wide = np.where(texture == 0, 0.225, 0.62).astype(np.float32)
-    row = np.floor(p.v / tall)
-    along = p.u / wide + 0.5 * np.mod(row, 2.0)
-    block = hash01(np.floor(along), row, seed) - 0.5
-    joint = (np.mod(along, 1.0) < 0.012 / wide * 2) | (np.mod(p.v, tall) < 0.012)
-    relief = np.where(texture == 1, 0.0, 0.45 * block * fine)
-    relief = relief - np.where((texture != 1) & joint, 0.18 * fine, 0.0)
-    grain = (sample(GRAIN, p.u * 30 + seed * 7, p.v * 30) - 0.5) * 0.22 * fine
-    stain = sample(FBM, p.u * 5 + seed * 31, p.v * 3.2) - 0.5
-    return times(colour, 1.0 + relief + grain + 0.30 * stain)
-
-
-def facade(p: Patch) -> Three:
-    seed, storey, bay = p.rows[:, SEED], p.param(0), p.param(1)
-    style, ground = p.param(2), p.param(3)
-    texture, window = np.mod(style, 4.0), np.floor(style / 4.0)
-    column, level = np.floor(p.u / bay), np.floor(p.v / storey)
-    fu, fv = p.u / bay - column, p.v / storey - level
-    colour = masonry(p, texture, p.colour())
-    trim = hash01(np.zeros_like(seed), np.ones_like(seed), seed)
-    light_trim = [np.float32(c) * (0.35 + 0.65 * trim) for c in (0.62, 0.60, 0.56)]
-    course = (fv < 0.07) & (texture > 0) & (trim > 0.4) & (level > 0)
-    colour = paint(colour, course, light_trim)
-    pick = hash01(column, level, seed)
-    kind = window.astype(np.int64)
-    left = np.array((0.27, 0.14, 0.03, 0.03), np.float32)[kind]
-    low = np.array((0.26, 0.30, 0.36, 0.05), np.float32)[kind]
-    top = np.array((0.80, 0.82, 0.84, 0.95), np.float32)[kind]
-    across, above = np.abs(fu - 0.5), fv
-    has = (level + 0.92) * storey < p.rows[:, SIZE.start + 1]
-    has &= (ground != 2.0) | (pick < 0.35)
-    street = level == 0
-    shop = street & (ground == 1.0)
-    left = np.where(shop, 0.05, left)
-    low, top = np.where(shop, 0.15, low), np.where(shop, 0.74, top)
-    door = street & (ground == 0.0) & (hash01(column, level, seed + 3) < 0.3) & (window < 3)
-    inside = has & (across < 0.5 - left) & (above > low) & (above < top) & ~door
-    rim_u, rim_v = 0.055 / bay, 0.06 / storey
-    glass = inside & (across < 0.5 - left - rim_u) & (above > low + rim_v) & (above < top - rim_v)
-    bars = (window == 0) & ~shop & (trim > 0.25)
-    glass &= ~(bars & ((across < 0.02) | (np.abs(above - (low + top) / 2) < 0.014)))
-    many = (window == 2) | (window == 3) | shop
-    glass &= ~(many & (np.abs(np.mod(fu * 3 + 0.5, 1.0) - 0.5) < 0.025))
-    dark_frame = hash01(np.ones_like(seed), np.ones_like(seed), seed + 1) < 0.35
-    frame = [np.where(dark_frame | shop, 0.04, c) for c in light_trim]
-    colour = paint(colour, inside, frame)
-    sill = (
-        has & ~shop & (window < 2) & (across < 0.53 - left) & (above <= low) & (above > low - 0.05)
-    )
-    colour = paint(colour, sill | (door & (across < 0.24) & (above < 0.78)), light_trim)
-    doors = door & (across < 0.19) & (above < 0.70)
-    tint = [hash01(column, np.full_like(column, c), seed + 5) ** 2 * 0.4 + 0.015 for c in (1, 2, 3)]
-    colour = paint(colour, doors, tint)
-    curtain = (hash01(column, level, seed + 9) < 0.4) & (above < low + (top - low) * pick) & ~shop
-    pane = [np.where(curtain, c, 0.015 + 0.03 * pick) for c in (0.28, 0.27, 0.25)]
-    goods = shop * 0.30 * (sample(FBM, p.u * 28, p.v * 28 + seed * 9) ** 2)
-    colour = paint(
-        colour, glass, [c + goods * k for c, k in zip(pane, (1, 0.9, 0.75), strict=True)]
-    )
-    fascia = shop & (above > 0.78) & (above < 0.97)
-    banner = np.floor(p.u / np.maximum(bay * 3, 5.0))
-    board = [hash01(banner, np.full_like(banner, c), seed + 7) ** 2 * 0.6 + 0.01 for c in (4, 5, 6)]
-    letters = (above > 0.82) & (above < 0.93) & (sample(FBM, p.u * 45, np.floor(p.v * 5)) > 0.6)
-    ink = 0.7 * (board[0] + board[1] < 0.6)
-    colour = paint(colour, fascia, [np.where(letters, ink, c) for c in board])
-    p.mirror += glass * np.where(curtain, 0.10, 0.22 + 0.25 * pick)
-    lit = glass & (hash01(column, level, seed + 11) < np.where(shop, 0.7, 0.30))
-    warmth = hash01(level, column, seed + 13)
-    p.shine(lit, (1.0, 0.72, 0.42), (0.25 + 0.75 * warmth) * np.where(shop, 1.6, 0.9))
-    p.shine(fascia & letters, (0.9, 0.8, 0.7), 0.7 * (hash01(banner, banner, seed) < 0.4))
-    return colour
-
-
-def roof(p: Patch) -> Three:
-    course = np.floor(p.v / 0.28)
-    tile = hash01(np.floor(p.u / 0.22 + 0.5 * np.mod(course, 2)), course, p.rows[:, SEED]) - 0.5
-    fine = np.clip(1.3 - p.step * 8, 0.0, 1.0)
-    edge = np.mod(p.v, 0.28) < 0.04
-    stain = sample(FBM, p.u * 6, p.v * 6 + p.rows[:, SEED] * 11) - 0.5
-    return times(p.colour(), 1.0 + fine * (0.4 * tile - 0.25 * edge) + 0.45 * stain)
-
-
-def brick(p: Patch) -> Three:
-    return masonry(p, p.param(0), p.colour())
+from .patch import Patch, Three, paint, times
 
 
 def plain(p: Patch) -> Three:
+    """Paint with a little grain."""
     return times(p.colour(), 0.88 + 0.24 * sample(GRAIN, p.u * 20 + p.rows[:, SEED] * 5, p.v * 20))
 
 
 def body(p: Patch) -> Three:
-    p.mirror += 0.09
-    return times(p.colour(), 0.97 + 0.06 * sample(FBM, p.u * 12, p.v * 12))
+    """Bodywork; on a side, params 1 and 2 are where along the car it starts and which way."""
+    p.mirror += 0.06
+    x = p.param(1) + p.u * p.param(2)
+    side = p.param(2) != 0
+    seam = (np.abs(x + 0.95) < 0.012) | (np.abs(x - 0.05) < 0.012) | (np.abs(x - 1.0) < 0.012)
+    handle = (np.abs(np.mod(x + 0.78, 0.98)) < 0.13) & (np.abs(p.v - 0.52) < 0.02)
+    sill = side & (p.v < 0.07)
+    dark = side & (seam | (handle & (np.abs(x) < 1.1)))
+    return times(p.colour(), np.where(sill | dark, 0.35, 0.97) + 0.06 * sample(FBM, p.u * 12, p.v))
 
 
 def glass(p: Patch) -> Three:
@@ -163,12 +39,15 @@ def glass(p: Patch) -> Three:
     frame |= side & (np.abs(along - 0.52) < 0.025)
     frame |= side & (np.abs(along - 0.16) < 0.02)
     frame |= (pane == 3) & (along < 0.68)
+    edge = np.minimum(p.u, wide - p.u) - p.param(3) * p.v
+    frame |= ((pane == 1) | (pane == 2)) & (edge < 0.055)
     colour = [np.where(frame, c, 0.02) for c in p.colour()]
-    p.mirror += np.where(frame, 0.08, 0.30)
+    p.mirror += np.where(frame, 0.06, 0.13)
     return colour
 
 
 def front(p: Patch) -> Three:
+    """A vehicle's front: headlights, grill, plate; param 0 > 1.5 is a lorry, 3 unlit."""
     fu = np.abs(p.u / p.rows[:, SIZE.start] - 0.5)
     fv = p.v / p.rows[:, SIZE.start + 1]
     lorry = p.param(0) > 1.5
@@ -182,12 +61,13 @@ def front(p: Patch) -> Three:
     colour = paint(p.colour(), grill, (0.02, 0.02, 0.02))
     colour = paint(colour, plate, (0.6, 0.6, 0.58))
     colour = paint(colour, lamp, (0.5, 0.5, 0.5))
-    p.shine(lamp, (1.0, 0.95, 0.82), 26.0)
+    p.shine(lamp, (1.0, 0.95, 0.82), 20.0 * (1.0 - p.param(3)))
     p.mirror += np.where(lamp, 0.3, 0.07)
     return colour
 
 
 def rear(p: Patch) -> Three:
+    """A vehicle's rear: tail lights, plate, bumper; param 3 is unlit."""
     fu = np.abs(p.u / p.rows[:, SIZE.start] - 0.5)
     fv = p.v / p.rows[:, SIZE.start + 1]
     lamp = (fu > 0.36) & (fv > 0.52) & (fv < 0.95)
@@ -200,12 +80,13 @@ def rear(p: Patch) -> Three:
     colour = paint(colour, seam, (0.02, 0.02, 0.02))
     colour = paint(colour, lamp, (0.35, 0.02, 0.02))
     braking = np.where(np.mod(p.rows[:, SEED] * 3, 1.0) < 0.3, 3.0, 1.0)
-    p.shine(lamp, (1.0, 0.06, 0.03), 2.6 * braking)
+    p.shine(lamp, (1.0, 0.06, 0.03), 2.6 * braking * (1.0 - p.param(3)))
     p.mirror += 0.05
     return colour
 
 
 def wheel(p: Patch) -> Three:
+    """Tyre and spoked rim; param 0 is the radius."""
     radius = p.param(0)
     u = p.u - radius * np.float32(np.sin(np.pi / 12))
     v = p.v - radius * np.float32(np.cos(np.pi / 12))
@@ -216,6 +97,7 @@ def wheel(p: Patch) -> Three:
 
 
 def foliage(p: Patch) -> Three:
+    """Leaves in clumps, lighter towards the top of each ball."""
     seed = p.rows[:, SEED]
     clump = sample(FBM, p.u * 22 + seed * 41, p.v * 22)
     leaf = sample(GRAIN, p.u * 55 + seed * 13, p.v * 55)
@@ -227,15 +109,18 @@ def foliage(p: Patch) -> Three:
 
 
 def bark(p: Patch) -> Three:
+    """Bark with upright furrows."""
     return times(p.colour(), 0.6 + 0.8 * sample(GRAIN, p.u * 60, p.v * 12 + p.rows[:, SEED] * 3))
 
 
 def cloth(p: Patch) -> Three:
+    """Cloth, skin and painted tubes."""
     fold = sample(FBM, p.u * 60 + p.rows[:, SEED] * 17, p.v * 35)
     return times(p.colour(), 0.75 + 0.5 * fold)
 
 
 def sign(p: Patch) -> Three:
+    """A traffic sign: 0 ring, 1 triangle, 2 and 4 blue, 3 direction board."""
     kind, size = np.round(p.param(0)), p.param(1)
     u = np.where(kind == 1, p.u - 0.866 * size, p.u - size * np.sin(np.pi / 14))
     v = np.where(kind == 1, p.v - 0.5 * size, p.v - size * np.cos(np.pi / 14))
@@ -264,6 +149,7 @@ def sign(p: Patch) -> Three:
 
 
 def signal(p: Patch) -> Three:
+    """Three lenses, one lit; param 0 is 0 red, 1 amber, 2 green."""
     tall = p.rows[:, SIZE.start + 1]
     third = np.floor(np.clip(p.v / tall, 0, 0.999) * 3)
     u = p.u - p.rows[:, SIZE.start] / 2
@@ -278,6 +164,7 @@ def signal(p: Patch) -> Three:
 
 
 def lamp(p: Patch) -> Three:
+    """Light sources: param 0 is 1 street lamp, 2 tail light, 3 headlight."""
     kind = p.param(0)
     p.shine(kind == 1, (1.0, 0.8, 0.5), 22.0)
     p.shine(kind == 2, (1.0, 0.05, 0.03), 4.0)
@@ -286,6 +173,7 @@ def lamp(p: Patch) -> Three:
 
 
 def bus(p: Patch) -> Three:
+    """Bus and tram bodies: window bands, doors, route board, lights."""
     double, face, tall = p.param(0) > 0.5, np.round(p.param(1)), p.param(2) - 0.3
     wide = p.rows[:, SIZE.start]
     side, nose = face == 0, face == 1
@@ -310,13 +198,15 @@ def bus(p: Patch) -> Three:
     )
     p.shine(lamps & nose, (1.0, 0.95, 0.8), 22.0)
     p.shine(lamps & (face == 2), (1.0, 0.06, 0.03), 3.0)
-    p.shine(window & side, (0.9, 0.9, 0.8), 0.6)
+    inside = 0.35 + 0.65 * sample(FBM, p.u * 25 + p.rows[:, SEED] * 3, p.v * 25)
+    p.shine(window & side, (0.9, 0.88, 0.78), 0.12 * inside)
     p.shine(text, (1.0, 0.5, 0.05), 1.0)
     p.mirror += np.where(window, 0.25, 0.07)
     return colour
 
 
 def panel(p: Patch) -> Three:
+    """A lorry's box or a shop's board with pseudo lettering."""
     seed, tall = p.rows[:, SEED], np.maximum(p.rows[:, SIZE.start + 1], 0.1)
     ink = [hash01(seed * 0, seed * 0 + c, seed) * 0.6 for c in (1, 2, 3)]
     fv = p.v / tall
@@ -331,6 +221,7 @@ def panel(p: Patch) -> Three:
 
 
 def fence(p: Patch) -> Three:
+    """Upright wooden boards."""
     board = hash01(np.floor(p.u / 0.14), np.zeros_like(p.u), p.rows[:, SEED])
     gap = np.mod(p.u, 0.14) < 0.012
     grain = sample(GRAIN, p.u * 90, p.v * 9)

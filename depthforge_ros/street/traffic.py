@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .figures import Look, bicycle, motorcycle, person, rider
+from .layout import X0_M
 from .mesh import Mesh
+from .noise import stream
 from .road import KERB_M, Road
 from .vehicles import TRAIN, bus, car, truck
-from .world import X0_M, stream
 
 VIEW_M = 150.0  # people and two-wheelers farther than this are not drawn
 
@@ -54,6 +55,7 @@ class Mover:
 
 
 def make_ego(seed: int, road: Road) -> Ego:
+    """How the camera drives the road of `seed`."""
     rng = stream(seed, 3)
     lane = int(rng.integers(road.lanes))
     return Ego(
@@ -69,7 +71,7 @@ def make_movers(seed: int, road: Road, x_end: float) -> list[Mover]:
     """Every actor of the street; vehicles first."""
     movers: list[Mover] = []
     _vehicles(stream(seed, 4), road, x_end, movers)
-    _riders(stream(seed, 5), road, x_end, movers)
+    _riders(stream(seed, 5), road, movers)
     for side in (0, 1):
         _pedestrians(stream(seed, 6 + side), road, side, x_end, movers)
     return movers
@@ -118,7 +120,7 @@ def _vehicles(rng: np.random.Generator, road: Road, x_end: float, out: list[Move
                              (0, 0, 0), True))  # fmt: skip
 
 
-def _riders(rng: np.random.Generator, road: Road, x_end: float, out: list[Mover]) -> None:
+def _riders(rng: np.random.Generator, road: Road, out: list[Mover]) -> None:
     count = int(rng.choice([0, 1, 2, 3, 5]))
     for _ in range(count + 4):
         lot = np.random.default_rng(rng.integers(2**63))
@@ -126,12 +128,12 @@ def _riders(rng: np.random.Generator, road: Road, x_end: float, out: list[Mover]
         motor = lot.random() < 0.25
         edge = road.half_width - max(road.parking)
         v = -road.traffic * direction * (edge - lot.uniform(0.35, 0.7))
-        s = lot.uniform(7.0, 60.0) if direction > 0 else lot.uniform(15.0, x_end)
+        s = lot.uniform(7.0, 60.0) if direction > 0 else lot.uniform(15.0, 260.0)
         speed = direction * (lot.uniform(6.0, 11.0) if motor else lot.uniform(3.0, 6.5))
-        colour = tuple(lot.uniform(0.02, 0.45, 3))
+        colour = tuple(lot.uniform(0.02, 0.3) * lot.uniform(0.3, 1.0, 3))
         heading = 0.0 if direction > 0 else np.pi
         kind = "motorcycle" if motor else "cycle"
-        if len(out) and count == 0 and not motor:
+        if count == 0 and not motor:
             continue
         out.append(Mover(kind, s, v, speed, heading, 0.1, lot.uniform(0, 6.28), 0.0, None,
                          Look(lot), colour, False))  # fmt: skip

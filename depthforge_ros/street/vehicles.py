@@ -35,12 +35,13 @@ def _wheels(
         for side in (-1, 1):
             y = side * (half + 0.012)
             b.disc((x, y, radius), radius, side, label, Mat.WHEEL, TYRE, (radius,))
+            b.disc((x, side * (half + 0.004), radius), radius * 1.2, side, label, Mat.PLAIN, TYRE)
             inner = (min(y, y - side * 0.22), max(y, y - side * 0.22))
             low = (x - radius * 0.85, inner[0], 0.0)
             b.box(low, (x + radius * 0.85, inner[1], radius * 1.5), label, Mat.PLAIN, TYRE)
 
 
-def car(rng: np.random.Generator, seed: float) -> tuple[Mesh, float]:
+def car(rng: np.random.Generator, seed: float, parked: bool = False) -> tuple[Mesh, float]:
     """A hatchback, saloon, estate, off-roader or van; gives the mesh and its length in metres."""
     kind = int(rng.choice([0, 0, 0, 1, 1, 2, 3, 4]))
     length = (3.9, 4.6, 4.6, 4.5, 5.2)[kind] * rng.uniform(0.94, 1.06)
@@ -65,7 +66,7 @@ def car(rng: np.random.Generator, seed: float) -> tuple[Mesh, float]:
         (front - 0.30, half * 0.95, low, hood * 0.94),
         (front, half * 0.84, low + 0.08, hood * 0.84),
     ]
-    b.loft(body, CAR, colour, (0.0, kind), ends=(Mat.REAR, Mat.FRONT))
+    b.loft(body, CAR, colour, (0.0, 0.0, 0.0, float(parked)), ends=(Mat.REAR, Mat.FRONT))
     b.box((rear + 0.3, -half * 0.8, 0.06), (front - 0.3, half * 0.8, low + 0.1), CAR, 0, TYRE)
     # Glasshouse: (x at belt, x at roof) of windscreen and rear window.
     screen_base, screen_top = bonnet + 0.12, bonnet - rng.uniform(0.55, 0.8)
@@ -76,7 +77,7 @@ def car(rng: np.random.Generator, seed: float) -> tuple[Mesh, float]:
         screen_top = bonnet - 0.45
     else:
         back_base, back_top = rear + 0.10, rear + rng.uniform(0.35, 0.65)
-    wide, narrow, top = half * 0.97, half * (0.76 if kind != 4 else 0.88), height
+    wide, narrow, top = half * 0.92, half * (0.76 if kind != 4 else 0.88), height
     base = {"fr": (screen_base, -wide), "fl": (screen_base, wide)}
     base |= {"rr": (back_base, -wide), "rl": (back_base, wide)}
     roof = {"fr": (screen_top, -narrow), "fl": (screen_top, narrow)}
@@ -85,9 +86,10 @@ def car(rng: np.random.Generator, seed: float) -> tuple[Mesh, float]:
         corners = [(*base[p], belt), (*base[q], belt), (*roof[q], top), (*roof[p], top)]
         van_side = 3 if kind == 4 and pane == 0 else pane
         mirrored = 1.0 if (p, q) == ("fl", "rl") else 0.0
-        b.face(corners, CAR, Mat.GLASS, colour, (van_side, kind, mirrored))
+        taper = (wide - narrow) / (top - belt) * 0.8
+        b.face(corners, CAR, Mat.GLASS, colour, (van_side, kind, mirrored, taper))
     corners = [(*roof[c], top) for c in ("rr", "fr", "fl", "rl")]
-    b.face(corners, CAR, Mat.BODY, colour, (1.0, kind))
+    b.face(corners, CAR, Mat.BODY, colour)
     for side in (-1, 1):
         y = sorted((side * wide, side * (wide + 0.17)))
         x = screen_base - 0.35
@@ -117,7 +119,7 @@ def truck(rng: np.random.Generator, seed: float) -> tuple[Mesh, float]:
         (front - 0.35, half, 0.45, cab_h),
         (front, half * 0.96, 0.45, 1.35),
     ]
-    b.loft(sections, TRUCK, colour, (2.0,), ends=(Mat.BODY, Mat.FRONT))
+    b.loft(sections, TRUCK, colour, (2.0, 0.0, 0.0, 0.0), ends=(Mat.BODY, Mat.FRONT))
     pane = [(front - 0.02, -half * 0.93, 1.42), (front - 0.02, half * 0.93, 1.42)]
     pane += [(front - 0.33, half * 0.93, cab_h - 0.12), (front - 0.33, -half * 0.93, cab_h - 0.12)]
     lift = np.array((0.03, 0.0, 0.02))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from .camera import Camera
@@ -11,6 +13,7 @@ from .noise import FBM, GRAIN, sample, smooth
 from .shade import Surface
 
 VEGETATION, PERSON = 8, 11
+LUMA = (0.25, 0.65, 0.10)
 _NORMALS = np.random.default_rng(5).standard_normal(1 << 20).astype(np.float32)
 
 
@@ -20,14 +23,14 @@ def cover_with_snow(s: Surface, light: Lighting, across: np.ndarray, half_width:
     up, labels = s.normal[2][at], s.labels[at]
     x, y, z = s.x[at], s.y[at], s.z[at]
     patch = smooth(FBM, x * 4.3, y * 4.3 + z * 3)
-    fine = sample(GRAIN, x * 25, y * 25 + z * 25)
+    fine = smooth(GRAIN, x * 30, y * 30 + z * 30)
     amount = np.clip(
         (light.snow * 1.35 - 0.35 + 0.5 * (patch - 0.5) + 0.3 * (fine - 0.5)) * 3, 0, 1
     )
     cover = amount * np.clip((up - 0.35) * 3, 0.0, 1.0)
     v = np.abs(across[at])
     track = 0.5 + 0.5 * np.cos((np.mod(v, 1.6) / 1.6) * 6.2832)
-    driven = np.clip((light.snow - 0.25 + 0.9 * (patch - 0.5) + 0.45 * (track - 0.55)) * 3, 0, 1)
+    driven = np.clip((light.snow - 0.25 + 0.55 * (patch - 0.5) + 0.7 * (track - 0.6)) * 3, 0, 1)
     driven = driven * np.clip(0.55 + light.snow * 0.45, 0, 1)
     cover = np.where((labels == 0) & (z < 0.06), np.where(v < half_width, driven, amount), cover)
     dust = np.clip((fine - 0.75 + 0.45 * light.snow) * 3, 0, 1) * (0.35 + 0.65 * np.maximum(up, 0))
@@ -50,20 +53,19 @@ def add_reflections(image: list[np.ndarray], s: Surface, camera: Camera, light: 
     if at.size == 0:
         return
     ray = [camera.world_axis(a).ravel()[at] for a in range(3)]
-    ripple = (sample(GRAIN, s.x[at] * 18, s.y[at] * 18) - 0.5) * 0.10
-    mirrored = np.stack(
-        [ray[0], ray[1], -ray[2] * (1 + ripple * 2) + np.abs(ripple) * 0.4]
-    )  # [3, N]
+    rough = 0.05 + 0.12 * (1.0 - light.wet)
+    ripple = (sample(GRAIN, s.x[at] * 40, s.y[at] * 40) - 0.5) * 2 * rough
+    norm = np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
+    mirrored = np.stack([ray[0], ray[1], -ray[2] + ripple * norm])  # [3, N]
     r = camera.rotation.astype(np.float32)
     seen = r @ mirrored
     u = seen[0] / np.maximum(seen[2], 0.05) * camera.k[0, 0] + camera.k[0, 2]
     v = seen[1] / np.maximum(seen[2], 0.05) * camera.k[1, 1] + camera.k[1, 2]
     u = np.clip(np.rint(u), 0, width - 1).astype(np.int64)
     v = np.clip(np.rint(v), 0, height - 1).astype(np.int64)
-    norm = np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
     grazing = 1.0 + ray[2] / norm  # 1 at the horizon
-    puddle = np.clip((smooth(FBM, s.x[at] * 2.3, s.y[at] * 2.3) - 0.45) * 3, 0.15, 1.0)
-    strength = light.wet * (0.06 + 0.75 * np.maximum(grazing, 0.0) ** 5) * puddle
+    puddle = np.clip((smooth(FBM, s.x[at] * 2.3, s.y[at] * 2.3) - 0.45) * 2.5, 0.2, 1.0)
+    strength = light.wet * (0.05 + 0.5 * np.maximum(grazing, 0.0) ** 6) * puddle
     index = v * width + u
     for c in range(3):
         flat = image[c].reshape(-1)
@@ -85,22 +87,32 @@ def add_air(image: list[np.ndarray], s: Surface, camera: Camera, light: Lighting
         image[c] += np.float32(light.air[c]) * (1 - through)
 
 
-def add_bloom(image: list[np.ndarray], light: Lighting) -> None:
+def add_bloom(image: list[np.ndarray], exposure: float) -> None:
     """Light scattered in lens and air around bright lamps, in place."""
     height, width = image[0].shape
     f = max(1, round(width / 160))
     hh, ww = (height // f) * f, (width // f) * f
-    limit = 1.5 / light.exposure
+    limit, most = 1.5 / exposure, 14.0 / exposure
     for c in range(3):
-        bright = np.clip(image[c][:hh, :ww] - limit, 0, 30)
+        bright = np.clip(image[c][:hh, :ww] - limit, 0, most)
         small = bright.reshape(hh // f, f, ww // f, f).mean(axis=(1, 3))  # [h, w]
         glow = np.zeros_like(small)
         for radius, weight in ((1, 0.40), (3, 0.45), (10, 0.6)):
             glow += weight * _box(_box(small, radius), radius)
-        big = np.repeat(np.repeat(glow, f, axis=0), f, axis=1)
-        if f > 1:
-            big = _box(big, f // 2 + 1)
-        image[c][:hh, :ww] += big
+        image[c] += _stretched(glow, height, width)
+
+
+def _stretched(small: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear enlargement to `[height, width]`."""
+    for axis, size in ((0, height), (1, width)):
+        n = small.shape[axis]
+        at = np.clip((np.arange(size) + 0.5) * (n / size) - 0.5, 0, n - 1)
+        low = np.floor(at).astype(np.int64)
+        high = np.minimum(low + 1, n - 1)
+        w = (at - low).astype(np.float32)
+        w = w[:, None] if axis == 0 else w[None, :]
+        small = small.take(low, axis) * (1 - w) + small.take(high, axis) * w
+    return small
 
 
 def _box(a: np.ndarray, radius: int) -> np.ndarray:
@@ -127,13 +139,15 @@ def add_particles(
         return
     amount = light.flakes if snow else light.streaks
     focal = float(camera.k[0, 0])
-    count = int(amount * 2600 * np.sqrt(width * height / 245760))
-    far = np.maximum(rng.uniform(0, 1, count) ** (1 / 2.2) * 25.0, 0.6)
-    u, v = rng.uniform(0, width, count), rng.uniform(0, height, count)
+    count = int(amount * (2600 if snow else 900) * np.sqrt(width * height / 245760))
+    far = np.maximum(rng.uniform(0, 1, count) ** (1 / 2.2) * (25.0 if snow else 12.0), 0.8)
+    u, v = rng.uniform(0, width - 1, count), rng.uniform(0, height - 1, count)
+    shown = depth[v.astype(np.int64), u.astype(np.int64)] > far
+    far, u, v, count = far[shown], u[shown], v[shown], int(shown.sum())
     slant = rng.normal(0.1, 0.15)
     bright = light.ambient * (0.85 if snow else 0.9) + light.lamp * 0.12
     size = focal * (0.007 if snow else 0.0016) / far * rng.uniform(0.5, 1.6, count)
-    length = focal * (0.02 if snow else 0.22) / far * rng.uniform(0.5, 1.5, count)
+    length = focal * (0.009 if snow else 0.22) / far * rng.uniform(0.5, 1.5, count)
     for i in range(count):
         near = bright + light.headlight * 1.6 / (far[i] + 0.8) ** 2
         r, tail = max(size[i], 0.35), max(length[i], size[i])
@@ -141,11 +155,7 @@ def add_particles(
         x0, x1 = int(u[i] - r - abs(dx)), int(u[i] + r + abs(dx)) + 1
         y0, y1 = int(v[i] - r - dy), int(v[i] + r + dy) + 1
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width - 1), min(y1, height - 1)
-        if (
-            x1 <= x0
-            or y1 <= y0
-            or depth[int(min(v[i], height - 1)), int(min(u[i], width - 1))] < far[i]
-        ):
+        if x1 <= x0 or y1 <= y0:
             continue
         if (x1 - x0) * (y1 - y0) > 6000:
             continue
@@ -161,38 +171,52 @@ def add_particles(
             part += alpha * (np.float32(near[c]) - part)
 
 
-def develop(image: list[np.ndarray], light: Lighting, rng: np.random.Generator) -> np.ndarray:
+def metered(image: list[np.ndarray], light: Lighting) -> float:
+    """Exposure of a camera that partly follows the scene's log-average brightness."""
+    step = max(1, image[0].shape[0] // 48)
+    luminance = sum(k * c[::step, ::step] for k, c in zip(LUMA, image, strict=True))
+    average = float(np.exp(np.log(luminance + 1e-4).mean()))
+    return light.exposure * float(np.clip(0.18 / average, 0.1, 60.0)) ** light.adapt
+
+
+def develop(
+    image: list[np.ndarray], light: Lighting, exposure: float, rng: np.random.Generator
+) -> np.ndarray:
     """Lens blur, vignette, exposure, tone curve, sensor noise; gives `[H, W, 3]` uint8."""
     height, width = image[0].shape
     yy = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
     xx = np.linspace(-1, 1, width, dtype=np.float32)[None, :] ** 2
-    gain = light.exposure * (1 - light.vignette * 0.5 * (yy + xx) * 0.7)
+    gain = exposure * (1 - light.vignette * 0.5 * (yy + xx) * 0.7)
     rgb = np.empty((height, width, 3), np.uint8)
     share = np.float32(light.blur)
     start = rng.integers(0, _NORMALS.size, 3)
+    grey = sum(k * c for k, c in zip(LUMA, image, strict=True))
+    tone = _tone_curve(round(light.contrast, 3))
     for c in range(3):
-        a = image[c] * (gain * np.float32(light.white[c]))
+        a = grey + np.float32(light.saturation) * (image[c] - grey)
+        a = a * (gain * np.float32(light.white[c]))
         if share > 0.05 and height > 2 and width > 2:
             b = a.copy()
             b[1:-1] += 0.25 * share * (a[:-2] + a[2:] - 2 * a[1:-1])
             a = b.copy()
             a[:, 1:-1] += 0.25 * share * (b[:, :-2] + b[:, 2:] - 2 * b[:, 1:-1])
         value = np.sqrt(np.clip(a, 0.0, 4.0) * 0.25)
-        grey = _TONE[(value * 4095).astype(np.int32)]
+        level = tone[(value * 4095).astype(np.int32)]
         grain = np.take(_NORMALS, np.arange(start[c], start[c] + a.size), mode="wrap").reshape(
             a.shape
         )
-        grey += grain * np.float32(light.noise) * (0.6 + 0.4 * np.sqrt(grey * np.float32(1 / 128)))
-        rgb[..., c] = np.clip(grey + 0.5, 0, 255).astype(np.uint8)
+        level += (
+            grain * np.float32(light.noise) * (0.6 + 0.4 * np.sqrt(level * np.float32(1 / 128)))
+        )
+        rgb[..., c] = np.clip(level + 0.5, 0, 255).astype(np.uint8)
     return rgb
 
 
-def _tone_curve() -> np.ndarray:
+@lru_cache(maxsize=64)
+def _tone_curve(contrast: float) -> np.ndarray:
     """sRGB-like curve with a soft shoulder, over the square root of a quarter of the radiance."""
     x = (np.arange(4096) / 4095) ** 2 * 4.0
+    x = 0.18 * (x / 0.18) ** contrast
     x = np.where(x < 0.7, x, 0.7 + 0.3 * (1 - np.exp(-(x - 0.7) / 0.3)))
     srgb = np.where(x < 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
     return (255 * srgb).astype(np.float32)
-
-
-_TONE = _tone_curve()
