@@ -289,6 +289,9 @@ def main(argv: list[str] | None = None) -> int:
 
     2 where a parameter's start value is not allowed, with one line that says which.
     """
+    # PyTorch's idle threads spin by default. Beside a camera driver and a planner they take the very
+    # cores that the thread they wait for needs. Set before PyTorch is imported, in configure.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # rclpy's own handler ends the context. Without this, Python would raise KeyboardInterrupt on
     # top, into whatever line is running.
     signal.signal(signal.SIGINT, lambda *_: None)

@@ -64,13 +64,13 @@ class Parameters:
     variant: str = _parameter(
         "nano",
         Effect.CONFIGURE,
-        "Network: a name that `depthforge variants` lists, or the path of a variant's .yaml file.",
+        "Network: the name of a file in models/variants, or the path of a .yaml file like them.",
     )
     checkpoint: str = _parameter(
         "",
         Effect.CONFIGURE,
-        "Weights: the path of a .safetensors file; empty: the ones that ship with the variant; "
-        "'untrained': seeded random ones; 'instant': no network, the same answer at once.",
+        "Weights: a .safetensors file, or several joined by commas; empty: the ones that ship with "
+        "the variant; 'untrained': random ones; 'instant': no network, the same answer at once.",
     )
     device: str = _parameter(
         "auto",

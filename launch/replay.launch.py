@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recorded drive through the node, with the bag's own time.
+
+ros2 launch depthforge_ros replay.launch.py bag:=DRIVE image:=/camera/image_raw rviz:=true
+
+Every argument of segment.launch.py is one of this file too. The end of the bag ends the launch.
+"""
+
+from pathlib import Path
+
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    Shutdown,
+)
+from launch.launch_description_entity import LaunchDescriptionEntity
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.substitutions import ExecutableInPackage
+
+from launch import LaunchContext, LaunchDescription
+
+ARGUMENTS = (
+    ("bag", None, "The bag to play: its folder, or one .mcap or .db3 file."),
+    ("rate", "1.0", "Times real time."),
+    ("loop", "false", "Start over at the end: true or false."),
+    (
+        "clock",
+        "100",
+        "Hz of /clock, by which use_sim_time becomes true; 0: none, and stamps become the time "
+        "of publication.",
+    ),
+)
+
+START_TIMEOUT_S = 300
+"""How long the player waits for the node to have loaded its network."""
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    simulated = float(given["clock"]) > 0
+    command = [ExecutableInPackage(package="depthforge_ros", executable="depthforge")]
+    command += ["play", given["bag"], "--speed", given["rate"]]
+    command += ["--wait-for-subscribers", "1", "--timeout", str(START_TIMEOUT_S)]
+    command += ["--clock", given["clock"]] if simulated else ["--stamps", "now"]
+    command += ["--loop"] if given["loop"].lower() in ("true", "1") else []
+    segment = PythonLaunchDescriptionSource(
+        str(Path(__file__).resolve().parent / "segment.launch.py")
+    )
+    sim_time = [("use_sim_time", "true")] if simulated else []
+    return [
+        # First, so that the player sends its images by the profile that segment.launch.py sets.
+        IncludeLaunchDescription(segment, launch_arguments=sim_time),
+        ExecuteProcess(cmd=command, name="player", output="screen", on_exit=Shutdown()),
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, default, description in ARGUMENTS
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node depthforge for one camera.
+
+ros2 launch depthforge_ros segment.launch.py image:=/camera/image_raw \
+    camera_info:=/camera/camera_info rviz:=true
+
+An argument that is left empty changes nothing: the parameter file decides.
+"""
+
+import os
+from pathlib import Path
+
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
+from launch.launch_description_entity import LaunchDescriptionEntity
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchContext, LaunchDescription
+
+SHARE = Path(__file__).resolve().parent.parent
+
+ARGUMENTS = (
+    ("image", "image", "Topic of the camera; of image_transport compressed, without /compressed."),
+    ("camera_info", "camera_info", "Topic of the camera's CameraInfo."),
+    ("namespace", "", "Namespace of the node, for example one for every camera."),
+    ("params_file", str(SHARE / "config" / "depthforge.yaml"), "Parameters of the node."),
+    ("variant", "", "Parameter variant."),
+    ("checkpoint", "", "Parameter checkpoint."),
+    ("device", "", "Parameter device."),
+    ("image_transport", "", "Parameter image_transport: raw or compressed."),
+    ("use_sim_time", "", "Parameter use_sim_time: true or false."),
+    ("rviz", "false", "Show image, overlay, mask and depth in RViz: true or false."),
+    (
+        "fastdds_profile",
+        str(SHARE / "config" / "fastdds.xml"),
+        "Fast DDS profile with shared memory for images; an environment that already names one, "
+        "and an empty argument, are left alone. The camera driver needs the same.",
+    ),
+    ("log_level", "info", "debug, info, warn, error or fatal."),
+)
+
+PARAMETER_ARGUMENTS = {
+    "variant": str,
+    "checkpoint": str,
+    "device": str,
+    "image_transport": str,
+    "use_sim_time": bool,
+}
+
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+RVIZ_TOPICS = ("overlay", "semantic_color", "depth", "inverse_depth")
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    overrides = {
+        name: ParameterValue(given[name], value_type=kind)
+        for name, kind in PARAMETER_ARGUMENTS.items()
+        if given[name]
+    }
+    logger = ".".join([*given["namespace"].strip("/").split("/"), "depthforge"]).lstrip(".")
+    node = Node(
+        package="depthforge_ros",
+        executable="depthforge_node",
+        name="depthforge",
+        namespace=given["namespace"],
+        parameters=[path for path in [given["params_file"]] if path] + [overrides],
+        remappings=[
+            ("image", given["image"]),
+            ("image/compressed", f"{given['image']}/compressed"),
+            ("camera_info", given["camera_info"]),
+        ],
+        ros_arguments=["--log-level", f"{logger}:={given['log_level']}"],
+        output="screen",
+    )
+    return [*fastdds(given["fastdds_profile"]), node, *rviz(given)]
+
+
+def fastdds(profile: str) -> list[LaunchDescriptionEntity]:
+    named = [name for name in PROFILE_VARIABLES if os.environ.get(name)]
+    if named:
+        return [LogInfo(msg=f"{named[0]} is set already; fastdds_profile is not used")]
+    return [SetEnvironmentVariable(name, profile) for name in PROFILE_VARIABLES if profile]
+
+
+def rviz(given: dict[str, str]) -> list[LaunchDescriptionEntity]:
+    if given["rviz"].lower() not in ("true", "1"):
+        return []
+    namespace = given["namespace"].strip("/")
+    prefix = f"/{namespace}/" if namespace else "/"
+    image = given["image"] if given["image"].startswith("/") else prefix + given["image"]
+    # The displays name the topics of a node without a namespace.
+    remappings = [("/image", image)]
+    remappings += [(f"/depthforge/{t}", f"{prefix}depthforge/{t}") for t in RVIZ_TOPICS]
+    sim_time = [{"use_sim_time": given["use_sim_time"].lower() == "true"}]
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            name="depthforge_rviz",
+            arguments=["-d", str(SHARE / "rviz" / "depthforge.rviz")],
+            parameters=sim_time,
+            remappings=[pair for pair in remappings if pair[0] != pair[1]],
+        )
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, default, description in ARGUMENTS
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
