@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
@@ -21,7 +21,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from depthforge_ros.frame import Frame
 from depthforge_ros.ros import diagnostics
 from depthforge_ros.ros.diagnostics import Statistics
-from depthforge_ros.ros.messages import BadImage, frame_from_compressed, frame_from_image
+from depthforge_ros.ros.messages import (
+    BadImage,
+    focal_px,
+    frame_from_compressed,
+    frame_from_image,
+)
 from depthforge_ros.ros.outputs import CameraInfos, Outputs
 from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.ros.worker import RateLimit, Worker
@@ -58,6 +63,10 @@ class Inference:
         variant = pipeline.engine.variant
         self.pipeline = pipeline
         self.outputs = Outputs(node, variant.labels, variant.depth_head.kind)
+        # The outputs that need to know the camera.
+        self._calibrated = {"camera_info"}
+        if variant.depth_head.focal_px is not None:
+            self._calibrated.add(self.outputs.depth_topic)
         self._node = node
         self._statistics = statistics
         self._values = values
@@ -113,9 +122,11 @@ class Inference:
         message, header = received.message, received.message.header
         compressed = isinstance(message, CompressedImage)
         frame = frame_from_compressed(message) if compressed else frame_from_image(message)
+        info = self._fitting_camera_info(frame) if wanted & self._calibrated else None
+        if info is not None:
+            frame = replace(frame, focal_px=focal_px(info))
         self.pipeline.settings = values.pipeline_settings()
         seen = self.pipeline(frame, depth=outputs.depth_topic in wanted)
-        info = self._fitting_camera_info(frame) if "camera_info" in wanted else None
         if not self._publish(outputs.for_planners(wanted, header, seen, info), received):
             self._statistics.drop(diagnostics.INACTIVE)
             return
@@ -134,13 +145,16 @@ class Inference:
             return True
 
     def _fitting_camera_info(self, frame: Frame) -> CameraInfo | None:
+        """The frame's CameraInfo; None, counted and said, where there is none or K is zero."""
         info = self._camera_infos.matching(frame)
-        if info is None:
-            self._statistics.camera_info_missing()
-            self._node.get_logger().warning(
-                f"no camera_info for {frame.width}x{frame.height} in frame {frame.frame_id!r}",
-                throttle_duration_sec=LOG_PERIOD_S,
-            )
+        if info is not None and focal_px(info) is not None:
+            return info
+        self._statistics.camera_info_missing()
+        self._node.get_logger().warning(
+            f"no {'' if info is None else 'calibrated '}camera_info for "
+            f"{frame.width}x{frame.height} in frame {frame.frame_id!r}",
+            throttle_duration_sec=LOG_PERIOD_S,
+        )
         return info
 
     def _failed(self, received: Received, error: Exception) -> None:
