@@ -21,7 +21,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topic",
         action="append",
-        default=[],
         help="image topic, may be given several times; needed where the bag has more than one",
     )
     parser.add_argument("--namespace", default="/depthforge", help="where the new topics go")
@@ -34,7 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="weights: files joined by commas, `untrained` or `instant`; empty: the variant's own",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--mode", choices=("whole", "slide"), default="whole", help="see README")
+    parser.add_argument(
+        "--mode",
+        choices=("whole", "slide"),
+        default="whole",
+        help="the frame at once, or overlapping windows of the training crop",
+    )
     parser.add_argument("--short-side", type=int, metavar="PX", help="size of inference")
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.0, help="below it a pixel is unlabelled"
@@ -78,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             args.bag,
             args.out,
             Pipeline(engine, settings),
-            topics=args.topic,
+            topics=args.topic or (),
             job=job,
             namespace=args.namespace.rstrip("/"),
             storage=args.storage,

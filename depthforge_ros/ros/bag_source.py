@@ -72,7 +72,8 @@ class BagSource:
             if restamp and first_field == "std_msgs/Header":
                 self._restamped.add(topic.name)
         self.start_ns = reader.start_time
-        self.duration_ns = max(reader.duration - 1, 0)  # rosbags counts one past the end
+        # rosbags counts one past the end. A bag of one moment must not loop without a pause.
+        self.duration_ns = reader.duration - 1 if reader.duration > 1 else SECOND_NS
 
     def items(self) -> Iterator[Item]:
         """Every message that can be published, at its log time."""

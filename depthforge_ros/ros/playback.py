@@ -7,6 +7,7 @@ counted from the start, so nothing drifts.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -67,11 +68,10 @@ class Source(Protocol):
 
 @dataclass
 class Report:
-    """What was published, by topic; by how much the worst message was late; passes made."""
+    """What was published, by topic; by how much the worst message was late."""
 
     published: Counter[str] = field(default_factory=Counter)
     latest_s: float = 0.0
-    passes: int = 0
     interrupted: bool = False
 
 
@@ -103,7 +103,6 @@ def play(
     _await_subscribers(everything, wait_for_subscribers, timeout_s, stop)
     while not stop.is_set():
         _one_pass(source, publishers, clock, clock_hz, stop, report)
-        report.passes += not stop.is_set()
         if not loop:
             break
     report.interrupted = stop.is_set()
@@ -122,6 +121,8 @@ def _one_pass(
     stop: threading.Event,
     report: Report,
 ) -> None:
+    items = source.items()
+    first = list(itertools.islice(items, 1))  # read before the time starts, so that it is not late
     wall_ns, begun_ns = time.time_ns(), time.monotonic_ns()
     ticks = 0
 
@@ -136,7 +137,7 @@ def _one_pass(
             ticks += 1
         return not stop.wait(max(begun_ns + offset_ns - time.monotonic_ns(), 0) / SECOND_NS)
 
-    for item in source.items():
+    for item in itertools.chain(first, items):
         offset_ns = round((item.time_ns - source.start_ns) / source.speed)
         if not sleep_until(offset_ns):
             return
