@@ -79,8 +79,9 @@ def legend(labels: LabelSet, width_px: int) -> np.ndarray:
 
 def label(image: np.ndarray, text: str, at: tuple[int, int]) -> None:
     """Write text into an rgb image, readable on any ground."""
-    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, thickness, cv2.LINE_AA)
+    x, y = at
+    for origin, colour in (((x + 1, y + 1), (0, 0, 0)), ((x, y), (255, 255, 255))):
+        cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
 
 
 class Film:
