@@ -21,15 +21,16 @@ STONES = ((0.45, 0.42, 0.36), (0.30, 0.29, 0.27), (0.55, 0.50, 0.40), (0.20, 0.1
 ROOFS = ((0.10, 0.10, 0.12), (0.16, 0.08, 0.06), (0.26, 0.11, 0.06), (0.13, 0.11, 0.10))
 
 # Facade params: floor height, bay width, style code, ground floor kind.
-# style = texture (0 brick, 1 plaster, 2 stone) + 4 * window (0 sash, 1 wide, 2 ribbon, 3 glass).
+# style = texture (0 brick, 1 plaster, 2 stone, 3 boards) + 4 * window, window being
+# (0 sash, 1 wide, 2 ribbon, 3 glass).
 HOUSE, SHOP, BLANK = 0.0, 1.0, 2.0
 
 
 def wall_colour(rng: np.random.Generator, texture: int) -> tuple[float, float, float]:
     """A wall colour of the texture's palette, varied."""
-    palette = (BRICKS, PLASTERS, STONES)[texture]
+    palette = (BRICKS, PLASTERS, STONES, PLASTERS)[texture]
     base = np.array(palette[int(rng.integers(len(palette)))])
-    return tuple(np.clip(base * rng.uniform(0.35, 1.05) * rng.uniform(0.94, 1.06, 3), 0.02, 0.9))
+    return tuple(np.clip(base * rng.uniform(0.22, 0.95) * rng.uniform(0.94, 1.06, 3), 0.02, 0.9))
 
 
 def building(
@@ -37,7 +38,7 @@ def building(
 ) -> Mesh:
     """A building of `kind` "terrace", "house", "block", "glass" or "hall"."""
     b = MeshBuilder(float(rng.uniform(0, 97)))
-    texture = int(rng.choice([0, 0, 1, 1, 2])) if kind != "glass" else 2
+    texture = int(rng.choice([0, 0, 0, 1, 1, 1, 2, 2, 3])) if kind != "glass" else 2
     floors = {"terrace": (2, 5), "house": (2, 3), "block": (3, 8), "glass": (3, 9), "hall": (1, 3)}
     low, high = floors[kind]
     count = int(rng.integers(low, high))
@@ -57,6 +58,7 @@ def building(
         corners = [(*a, 0.0), (*c, 0.0), (*c, height), (*a, height)]
         side = params if i == 0 else (storey, bay * 1.4, params[2], BLANK)
         b.face(corners, BUILDING, Mat.FACADE, colour, side)
+    _extras(b, rng, kind, width, storey, count, bay, ground)
     if not pitched:
         rim = rng.uniform(0.05, 0.25)
         b.box((-rim, -rim, height), (width + rim, depth, height + rng.uniform(0.3, 0.9)),
@@ -102,6 +104,40 @@ def building(
         b.box((x, -0.8, 0.0), (x + wide, 0.05, storey * min(count, 2)), BUILDING, Mat.FACADE,
               colour, (storey, 1.3, params[2], HOUSE), top=Mat.ROOF)  # fmt: skip
     return b.build()
+
+
+def _extras(
+    b: MeshBuilder, rng: np.random.Generator, kind: str, width: float, storey: float, count: int,
+    bay: float, ground: float,
+) -> None:  # fmt: skip
+    """What stands out from a front: balconies, awnings, drainpipes."""
+    bays = max(1, round(width / bay))
+    if kind == "block" and rng.random() < 0.4:
+        colour = tuple(np.full(3, rng.uniform(0.1, 0.5)))
+        out = rng.uniform(0.8, 1.4)
+        columns = [i for i in range(bays) if rng.random() < 0.5]
+        for level in range(1, count):
+            z = level * storey
+            for i in columns:
+                x = i * bay
+                b.box((x + 0.1, -out, z), (x + bay - 0.1, 0.0, z + 0.15), BUILDING, Mat.PLAIN,
+                      colour, bottom=True)  # fmt: skip
+                rail = [(x + 0.1, -out, z), (x + bay - 0.1, -out, z)]
+                rail += [(x + bay - 0.1, -out, z + 1.0), (x + 0.1, -out, z + 1.0)]
+                b.face(rail, BUILDING, Mat.PLAIN, (0.1, 0.1, 0.1), (0.13,), alpha=1,
+                       two_sided=True)  # fmt: skip
+    if ground == SHOP and rng.random() < 0.35:
+        colour, out = tuple(rng.uniform(0.02, 0.5, 3)), rng.uniform(0.7, 1.5)
+        low, top = 2.35, 2.35 + out * 0.45
+        x0, x1 = 0.3, max(width - 0.3, 1.0)
+        sheet = [(x0, -out, low), (x1, -out, low), (x1, 0.0, top), (x0, 0.0, top)]
+        b.face(sheet, BUILDING, Mat.FENCE, colour, two_sided=True)
+        hem = [(x0, -out, low - 0.25), (x1, -out, low - 0.25), (x1, -out, low), (x0, -out, low)]
+        b.face(hem, BUILDING, Mat.PLAIN, colour, two_sided=True)
+    if kind in ("terrace", "house") and rng.random() < 0.7:
+        x = float(rng.choice([0.15, width - 0.15]))
+        top = storey * count
+        b.capsule((x, -0.06, 0), (x, -0.06, top), 0.05, 0.05, BUILDING, Mat.CLOTH, (0.03,) * 3)
 
 
 def wall(rng: np.random.Generator, length: float) -> Mesh:

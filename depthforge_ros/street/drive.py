@@ -21,6 +21,7 @@ from .vehicles import bonnet
 from .weather import (
     add_air,
     add_bloom,
+    add_drops,
     add_particles,
     add_reflections,
     cover_with_snow,
@@ -107,7 +108,7 @@ class StreetDrive:
         )
         self._eye = float(np.clip(rng.normal(1.35, 0.18), 1.05, 2.1))
         self._pitch, self._roll = float(rng.normal(0.03, 0.03)), float(rng.normal(0.0, 0.008))
-        self._yaw = float(rng.normal(0.0, 0.03))
+        self._yaw = float(rng.normal(0.0, 0.03) if rng.random() < 0.85 else rng.uniform(-0.4, 0.4))
         self._shake = rng.uniform(0, 6.28, 4)
         self._bonnet = bonnet(rng) if rng.random() < 0.25 else None
         self._ego = make_ego(self.seed, random_road(stream(self.seed, 0)))
@@ -172,6 +173,8 @@ class StreetDrive:
         with np.errstate(divide="ignore"):
             depth = np.where(g.inv_z > 0, 1.0 / g.inv_z, np.inf).astype(np.float32)
         add_particles(image, depth, camera, light, rng)
+        if light.drops > 0:
+            add_drops(image, light, self.seed, index)
         rgb = develop(image, light, exposure, rng)
         return StreetFrame(
             rgb=rgb,

@@ -9,7 +9,7 @@ import numpy as np
 
 from .mesh import Mat, Mesh, MeshBuilder
 
-FENCE, POLE, LIGHT, SIGN, PLANT, UNLABELLED = 4, 5, 6, 7, 8, 255
+BUILDING, FENCE, POLE, LIGHT, SIGN, PLANT, UNLABELLED = 2, 4, 5, 6, 7, 8, 255
 GREY, DARK = (0.30, 0.31, 0.32), (0.03, 0.03, 0.035)
 
 
@@ -90,6 +90,21 @@ def bollard(rng: np.random.Generator) -> Mesh:
     """A dark bollard about a metre high."""
     b = MeshBuilder(float(rng.uniform(0, 97)))
     b.capsule((0, 0, 0), (0, 0, rng.uniform(0.85, 1.05)), 0.08, 0.07, POLE, Mat.CLOTH, DARK)
+    return b.build()
+
+
+def shelter(rng: np.random.Generator) -> Mesh:
+    """A bus shelter: posts, roof and an advertisement, counted as part of the built street."""
+    b = MeshBuilder(float(rng.uniform(0, 97)))
+    colour = DARK if rng.random() < 0.5 else (0.25, 0.26, 0.27)
+    for x in (0.1, 3.5):
+        b.capsule((x, 1.1, 0), (x, 1.1, 2.3), 0.05, 0.05, BUILDING, Mat.CLOTH, colour)
+    b.box((0.0, 0.0, 2.3), (3.6, 1.3, 2.42), BUILDING, Mat.PLAIN, colour, bottom=True)
+    for z in (0.3, 1.2, 2.1):
+        b.box((0.1, 1.08, z), (3.5, 1.12, z + 0.06), BUILDING, Mat.PLAIN, colour)
+    poster = tuple(rng.uniform(0.05, 0.6, 3))
+    b.box((0.0, 0.1, 0.35), (0.14, 1.2, 2.2), BUILDING, Mat.PANEL, poster, (3.0,))
+    b.box((0.8, 0.8, 0.45), (2.8, 1.05, 0.52), BUILDING, Mat.PLAIN, colour, bottom=True)
     return b.build()
 
 

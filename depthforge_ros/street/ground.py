@@ -159,8 +159,14 @@ def road_colour(
     tone *= np.where(odd < 0.10, 0.78, np.where(odd > 0.93, 1.15, 1.0))
     lane_pos = np.mod(np.abs(v), np.float32(road.lane)) / np.float32(road.lane) - 0.5
     tone *= 1.0 + 0.10 * np.cos(lane_pos * 12.566)
+    if road.style % 3 == 1 and road.half_width - road.lanes * road.lane > 1.2:  # cycle lane
+        lane_v = np.abs(v) - road.lanes * road.lane
+        tint = ((1.9, 0.75, 0.6), (0.7, 1.35, 0.8))[road.style % 2]
+        on_lane = (lane_v > 0.1) & (lane_v < 1.25)
+    else:
+        tint, on_lane = (1.0, 1.0, 1.0), None
     crack = np.abs(smooth(FBM, x * 9 + 77, y * 9) - 0.5) < 0.006 * np.clip(2 - footprint * 60, 0, 1)
-    tone *= np.where(crack, 0.6, 1.0)
+    tone *= np.where(crack, (0.6, 0.85, 1.0)[road.style % 3], 1.0)
     cover_s, cover_v = (
         np.mod(x, 23.0) - 9.0,
         v - (hash01(np.floor(x / 23.0), 5.0 * np.ones_like(x), 1.0) - 0.5) * road.half_width,
@@ -175,7 +181,13 @@ def road_colour(
     paint[:] = np.maximum(white, yellow)
     bare = 1.0 - paint
     pale, gold = (0.62, 0.62, 0.60), (0.55, 0.38, 0.06)
-    return [tone * look.asphalt[c] * bare + white * pale[c] + yellow * gold[c] for c in range(3)]
+    colour = []
+    for c in range(3):
+        base = tone * look.asphalt[c]
+        if on_lane is not None:
+            base = np.where(on_lane, base * tint[c], base)
+        colour.append(base * bare + white * pale[c] + yellow * gold[c])
+    return colour
 
 
 def paving_colour(

@@ -27,6 +27,7 @@ class Lighting:
         lamp, headlight, glow: strength of street lamps, own headlights, windows and vehicle lights.
         exposure, adapt: what radiance is multiplied by before the tone curve, and how far the
             camera follows the scene's brightness (0 fixed, 1 fully).
+        drops: density of rain drops on the windscreen.
         contrast, saturation: of the camera's picture, 1 is plain.
         extinction: Koschmieder's coefficient per metre; air: radiance of the haze.
         wet, snow: 0..1 surface state; flakes, streaks: density of falling snow and rain.
@@ -58,6 +59,7 @@ class Lighting:
     adapt: float
     contrast: float
     saturation: float
+    drops: float
 
 
 def make_lighting(seed: int, condition: str) -> Lighting:
@@ -130,6 +132,7 @@ def make_lighting(seed: int, condition: str) -> Lighting:
         float(exposure), float(extinction), air, float(wet), float(snow), flakes, float(streaks),
         float(noise), float(blur), rng.uniform(0.96, 1.04, 3), float(rng.uniform(0.0, 0.35)),
         adapt, float(rng.uniform(0.9, 1.3)), float(rng.uniform(0.5, 1.1)),
+        float(rng.choice([0.0, 0.4, 1.0]) * (condition == "rain")),
     )  # fmt: skip
 
 

@@ -11,11 +11,12 @@ from .patch import Patch, Three, paint, times
 
 
 def masonry(p: Patch, texture: np.ndarray, colour: Three) -> Three:
-    """Brick (0), plaster (1) or stone (2) relief on a wall colour, fading with distance."""
+    """Brick (0), plaster (1), stone (2) or board (3) relief on a wall, fading with distance."""
     seed = p.rows[:, SEED]
     fine = np.clip(1.4 - p.step * 22, 0.0, 1.0)
-    tall = np.where(texture == 0, 0.075, 0.32).astype(np.float32)
-    wide = np.where(texture == 0, 0.225, 0.62).astype(np.float32)
+    which = texture.astype(np.int64)
+    tall = np.array((0.075, 0.32, 0.32, 0.17), np.float32)[which]
+    wide = np.array((0.225, 0.62, 0.62, 2.9), np.float32)[which]
     row = np.floor(p.v / tall)
     along = p.u / wide + 0.5 * np.mod(row, 2.0)
     block = hash01(np.floor(along), row, seed) - 0.5

@@ -32,6 +32,7 @@ def furnish(
         "bollard": 2.2,
         "post": rng.uniform(12, 50),
         "rail": 2.0,
+        "shelter": rng.uniform(50, 160),
     }
     for kind, step in every.items():
         own = np.random.default_rng(rng.integers(2**63))
@@ -68,6 +69,8 @@ def furnish(
                     out.meshes.append(mesh.placed(x, y, KERB_M, yaw))
                     if pick >= 0.5:
                         break
+            elif kind == "shelter" and road.sidewalk[side] > 2.6:
+                put(out, road, fixtures.shelter(lot), here, sign * (kerb + 0.6), side, 3.6)
             elif kind == "post":
                 put(
                     out, road, fixtures.post(lot), here, sign * (back if pick < 0.4 else kerb), side
@@ -85,7 +88,8 @@ def park_cars(
     sign = 1 if side else -1
     density = rng.uniform(0.5, 0.95)
     if not road.parking[side]:
-        density = rng.uniform(0.0, 0.25) if road.half_width - road.lanes * road.lane > 1.2 else 0.0
+        room = road.half_width - road.lanes * road.lane
+        density = rng.uniform(0.0, 0.25) if room > 1.9 else 0.0
     s = X0_M
     while s < x_end:
         lot = np.random.default_rng(rng.integers(2**63))

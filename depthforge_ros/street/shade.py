@@ -17,7 +17,7 @@ from .raster import FIRST_PRIM, GBuffer
 from .surfaces import PAINTERS
 from .world import World
 
-SKY_LABEL = 10
+SKY_LABEL, SIGN_LABEL = 10, 7
 
 
 @dataclass
@@ -120,7 +120,7 @@ def _objects(
             thick = np.abs(2 * smooth(FBM, u * 16 + seed * 29, v * 13) - 1)
             thin = np.abs(2 * smooth(FBM, u * 60 + seed * 53, v * 45) - 1)
             twigs = np.maximum(1 - thick * 9, 0.9 * (1 - thin * 2.2))
-            haze = np.clip(0.62 - 0.60 * np.maximum(twigs, 0.0), 0.0, 1.0)
+            haze = np.clip(0.50 - 0.50 * np.maximum(twigs, 0.0), 0.0, 1.0)
             sky = sky_radiance(light, ray[0][px], ray[1][px], np.maximum(ray[2][px], 0.05))
             patch.glow = [c * haze for c in sky]
             colour = [c * (1 - haze) for c in colour]
@@ -161,6 +161,7 @@ def radiance(
     pool = maps.at(maps.lamps, s.x + nx, s.y + ny) if maps.lamps is not None else np.float32(0)
     pool = pool * (0.55 + 0.45 * nz) * np.clip(1.25 - s.z * 0.09, 0.15, 1.0)
     beam = _headlights(s, camera, light) if light.headlight > 0 else np.float32(0)
+    beam = beam * np.where(s.labels == SIGN_LABEL, np.float32(5), np.float32(1))  # retroreflective
     norm = np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
     cosine = -(ray[0] * nx + ray[1] * ny + ray[2] * nz) / norm
     fresnel = s.mirror * (1.0 + 2.0 * (1.0 - np.clip(cosine, 0, 1)) ** 3)

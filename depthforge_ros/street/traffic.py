@@ -127,7 +127,8 @@ def _riders(rng: np.random.Generator, road: Road, out: list[Mover]) -> None:
         direction = 1 if lot.random() < 0.6 else -1
         motor = lot.random() < 0.25
         edge = road.half_width - max(road.parking)
-        v = -road.traffic * direction * (edge - lot.uniform(0.35, 0.7))
+        aside = max(edge - lot.uniform(0.35, 0.7), road.lane * (road.lanes - 0.5) + 1.15)
+        v = -road.traffic * direction * aside  # cars pass it in their lane
         s = lot.uniform(7.0, 60.0) if direction > 0 else lot.uniform(15.0, 260.0)
         speed = direction * (lot.uniform(6.0, 11.0) if motor else lot.uniform(3.0, 6.5))
         colour = tuple(lot.uniform(0.02, 0.3) * lot.uniform(0.3, 1.0, 3))

@@ -31,7 +31,7 @@ def cover_with_snow(s: Surface, light: Lighting, across: np.ndarray, half_width:
     v = np.abs(across[at])
     track = 0.5 + 0.5 * np.cos((np.mod(v, 1.6) / 1.6) * 6.2832)
     driven = np.clip((light.snow - 0.25 + 0.55 * (patch - 0.5) + 0.7 * (track - 0.6)) * 3, 0, 1)
-    driven = driven * np.clip(0.55 + light.snow * 0.45, 0, 1)
+    driven = np.maximum(driven, 0.35 * light.snow) * np.clip(0.55 + light.snow * 0.45, 0, 1)
     cover = np.where((labels == 0) & (z < 0.06), np.where(v < half_width, driven, amount), cover)
     dust = np.clip((fine - 0.75 + 0.45 * light.snow) * 3, 0, 1) * (0.35 + 0.65 * np.maximum(up, 0))
     cover = np.where(labels == VEGETATION, dust, cover)
@@ -139,18 +139,24 @@ def add_particles(
         return
     amount = light.flakes if snow else light.streaks
     focal = float(camera.k[0, 0])
-    count = int(amount * (2600 if snow else 900) * np.sqrt(width * height / 245760))
+    count = int(amount * (5000 if snow else 900) * np.sqrt(width * height / 245760))
     far = np.maximum(rng.uniform(0, 1, count) ** (1 / 2.2) * (25.0 if snow else 12.0), 0.8)
     u, v = rng.uniform(0, width - 1, count), rng.uniform(0, height - 1, count)
     shown = depth[v.astype(np.int64), u.astype(np.int64)] > far
     far, u, v, count = far[shown], u[shown], v[shown], int(shown.sum())
     slant = rng.normal(0.1, 0.15)
     bright = light.ambient * (0.85 if snow else 0.9) + light.lamp * 0.12
-    size = focal * (0.007 if snow else 0.0016) / far * rng.uniform(0.5, 1.6, count)
-    length = focal * (0.009 if snow else 0.22) / far * rng.uniform(0.5, 1.5, count)
-    for i in range(count):
-        near = bright + light.headlight * 1.6 / (far[i] + 0.8) ** 2
-        r, tail = max(size[i], 0.35), max(length[i], size[i])
+    size = focal * (0.012 if snow else 0.0016) / far * rng.uniform(0.5, 1.6, count)
+    length = focal * (0.004 if snow else 0.22) / far * rng.uniform(0.5, 1.5, count)
+    own = light.headlight * 1.6 / (far + 0.8) ** 2
+    if snow:
+        specks = size < 1.0
+        _splat(image, u[specks], v[specks], np.minimum(size[specks], 0.8), bright, own[specks])
+        size, length, own = size[~specks], length[~specks], own[~specks]
+        far, u, v = far[~specks], u[~specks], v[~specks]
+    for i in range(len(far)):
+        near = bright + own[i]
+        r, tail = max(size[i], 0.35), max(length[i], 0.05)
         dy, dx = tail, tail * slant
         x0, x1 = int(u[i] - r - abs(dx)), int(u[i] + r + abs(dx)) + 1
         y0, y1 = int(v[i] - r - dy), int(v[i] + r + dy) + 1
@@ -169,6 +175,49 @@ def add_particles(
         for c in range(3):
             part = image[c][y0 : y1 + 1, x0 : x1 + 1]
             part += alpha * (np.float32(near[c]) - part)
+
+
+def _splat(
+    image: list[np.ndarray], u: np.ndarray, v: np.ndarray, weight: np.ndarray,
+    bright: np.ndarray, own: np.ndarray,
+) -> None:  # fmt: skip
+    """Blend points smaller than a pixel into their four neighbours, in place."""
+    height, width = image[0].shape
+    x, y = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
+    fx, fy = u - x, v - y
+    for sx, sy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        share = weight * np.where(sx, fx, 1 - fx) * np.where(sy, fy, 1 - fy)
+        at = (np.minimum(y + sy, height - 1), np.minimum(x + sx, width - 1))
+        for c in range(3):
+            image[c][at] += share * (bright[c] + own - image[c][at])
+
+
+def add_drops(image: list[np.ndarray], light: Lighting, seed: int, index: int) -> None:
+    """Drops on the windscreen: each shows the scene upside down and smaller, in place.
+
+    They stay where they are for a second's worth of frames or so, then the wiper takes them.
+    """
+    height, width = image[0].shape
+    rng = np.random.default_rng((seed, 91, index // 12))
+    count = int(light.drops * 45)
+    fade = 0.4 + 0.6 * (index % 12) / 12  # they gather after each wipe
+    for _ in range(int(count * fade)):
+        r = width * rng.uniform(0.003, 0.012)
+        u, v, tall = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(1.0, 1.5)
+        x0, x1 = max(int(u - r), 0), min(int(u + r) + 1, width)
+        y0, y1 = max(int(v - r * tall), 0), min(int(v + r * tall) + 1, height)
+        if x1 - x0 < 2 or y1 - y0 < 2:
+            continue
+        dx = (np.arange(x0, x1, dtype=np.float32)[None, :] - np.float32(u)) / np.float32(r)
+        dy = (np.arange(y0, y1, dtype=np.float32)[:, None] - np.float32(v)) / np.float32(r * tall)
+        d2 = dx * dx + dy * dy
+        alpha = np.clip((1.0 - d2) * 2.5, 0, 0.85)
+        columns = np.clip(u - dx * r * 5, 0, width - 1).astype(np.int64)
+        rows = np.clip(v - dy * r * 5 - 0.05 * height, 0, height - 1).astype(np.int64)
+        for c in range(3):
+            part = image[c][y0:y1, x0:x1]
+            bent = image[c][rows, columns] * (1.05 - 0.35 * d2)
+            part += alpha * (bent - part)
 
 
 def metered(image: list[np.ndarray], light: Lighting) -> float:
