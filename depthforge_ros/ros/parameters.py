@@ -190,7 +190,7 @@ _ROS_TYPES: dict[type, int] = {
     str: ParameterType.PARAMETER_STRING,
 }
 
-_EFFECT_TEXTS = {
+EFFECT_TEXTS = {
     Effect.LIVE: "Takes effect at the next frame.",
     Effect.CONFIGURE: "Takes effect in configure.",
     Effect.STARTUP: "Read once at the start.",
@@ -206,7 +206,7 @@ def declarations() -> list[tuple[str, Any, ParameterDescriptor]]:
         descriptor = ParameterDescriptor(
             name=field.name,
             type=_ROS_TYPES[types[field.name]],
-            description=f"{allowed['description']} {_EFFECT_TEXTS[allowed['effect']]}",
+            description=f"{allowed['description']} {EFFECT_TEXTS[allowed['effect']]}",
             read_only=allowed["effect"] is Effect.STARTUP,
         )
         if allowed["choices"]:

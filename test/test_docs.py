@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documents promise, held against the code.
+
+UPDATE_DOCS=1 python -m pytest test/test_docs.py   writes the README's parameter table anew
+"""
+
+import argparse
+import ast
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from depthforge_ros.cli import VERBS
+from depthforge_ros.frame import DepthKind
+from depthforge_ros.ros.messages import INPUT_ENCODINGS
+from depthforge_ros.ros.parameters import EFFECT_TEXTS, declarations
+from depthforge_ros.variant import load_variant, variant_names
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = sorted([README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+BEGIN, END = "<!-- parameters: begin -->\n", "<!-- parameters: end -->"
+
+
+def table_rows(text, heading):
+    """Cells of the table whose first column is called `heading`, without its two head lines."""
+    lines = text.split(f"| {heading} |", 1)[1].splitlines()[2:]
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def parameter_table():
+    lines = ["| parameter | default | allowed | acts | meaning |", "|---|---|---|---|---|"]
+    for name, default, described in declarations():
+        meaning, acts = next(
+            (described.description.removesuffix(f" {text}"), acts.value)
+            for acts, text in EFFECT_TEXTS.items()
+            if described.description.endswith(text)
+        )
+        ranges = [*described.integer_range, *described.floating_point_range]
+        allowed = described.additional_constraints.removeprefix("One of ").rstrip(".")
+        if ranges:
+            allowed = f"{ranges[0].from_value:g}..{ranges[0].to_value:g}"
+        shown = json.dumps(default)
+        lines.append(f"| `{name}` | `{shown}` | {allowed} | {acts} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_readmes_parameter_table_is_what_is_declared():
+    text = README.read_text("utf-8")
+    before, rest = text.split(BEGIN)
+    written, after = rest.split(END)
+    if os.environ.get("UPDATE_DOCS"):
+        README.write_text(before + BEGIN + parameter_table() + END + after, "utf-8")
+        written = parameter_table()
+    assert written == parameter_table(), "run with UPDATE_DOCS=1"
+
+
+def test_the_topics_are_the_nodes():
+    rows = table_rows(README.read_text("utf-8"), "topic")
+    documented = {row[0].strip("`").removeprefix("~/") for row in rows if "(in)" not in row[0]}
+    source = (ROOT / "depthforge_ros" / "ros" / "outputs.py").read_text("utf-8")
+    words = {
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert documented - {"/diagnostics"} <= words
+    published = {"semantic", "confidence", "depth", "inverse_depth", "camera_info"}
+    published |= {"semantic_color", "overlay", "labels", "/diagnostics"}
+    assert documented == published
+
+
+def test_the_input_encodings_are_those_that_are_taken():
+    rows = table_rows(README.read_text("utf-8"), "topic")
+    assert tuple(rows[0][2].split()) == INPUT_ENCODINGS
+
+
+def test_the_variants_and_their_terms_are_those_that_ship():
+    rows = {row[0].strip("`"): row for row in table_rows(README.read_text("utf-8"), "variant")}
+    assert sorted(rows) == variant_names()
+    for name, row in rows.items():
+        variant = load_variant(name)
+        free = variant.visual.licence == variant.depth.licence == "Apache-2.0"
+        assert ("not for commercial use" in row[2]) != free
+        metric = variant.depth_head.kind is DepthKind.METRIC
+        assert row[3] == ("metres" if metric else "relative")
+
+
+def code_lines():
+    for document in DOCUMENTS:
+        text = document.read_text("utf-8")
+        for block in re.findall(r"```\w*\n(.*?)```", text, re.S):
+            for line in block.splitlines():
+                yield pytest.param(line.strip(), id=f"{document.name}: {line.strip()[:60]}")
+        for code in re.findall(r"`([^`\n]+)`", text):
+            yield pytest.param(code.strip(), id=f"{document.name}: {code.strip()[:60]}")
+
+
+COMMANDS = [
+    entry
+    for entry in code_lines()
+    if re.match(r"(make|depthforge|ros2 launch|ros2 param) ", entry.values[0])
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_documented_command_exists(line):
+    words = line.split()
+    if words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text("utf-8")
+        for word in words[1:]:
+            name, _, value = word.partition("=")
+            wanted = rf"^{name} \?=" if value else rf"^{name}:"
+            assert re.search(wanted, makefile, re.M), f"the Makefile has no {word}"
+    elif words[0] == "depthforge" and words[1] != "VERB":
+        parser = argparse.ArgumentParser()
+        VERBS[words[1]].load().configure(parser)
+        known = {option for action in parser._actions for option in action.option_strings}
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= known
+    elif words[:2] == ["ros2", "launch"]:
+        launched = [words[3], "segment.launch.py"]
+        sources = [(ROOT / "launch" / name).read_text("utf-8") for name in launched]
+        for word in words[4:]:
+            assert any(f'("{word.split(":=")[0]}",' in source for source in sources), word
+    elif words[:3] in (["ros2", "param", "set"], ["ros2", "param", "describe"]):
+        assert words[4] in {name for name, _, _ in declarations()}
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) >= 12
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
