@@ -92,6 +92,16 @@ def test_a_drive_moves_and_stays_coherent():
     assert (np.diff(steps) > 0).all()
 
 
+def test_a_long_drive_does_not_run_out_of_street():
+    drive = StreetDrive(seed=2, frames=1200, **SIZE)
+    last = drive[1199]
+    ids, counts = np.unique(last.labels, return_counts=True)
+    share = dict(zip(ids.tolist(), (counts / last.labels.size).tolist(), strict=True))
+    assert share[0] > 0.15
+    assert share[2] > 0.02
+    assert len(ids) >= 8
+
+
 def test_fifteen_classes_and_more_over_a_few_streets():
     seen: set[int] = set()
     for seed in range(6):
@@ -245,6 +255,8 @@ def test_any_size(size):
         ({"width": 63}, "width 63 is not between 64 and 2048"),
         ({"height": 1025}, "height 1025 is not between 48 and 1024"),
         ({"frames": 0}, "frames 0 is not between 1"),
+        ({"frames": 700, "rate_hz": 1.0}, "frames 700 at rate_hz 1 last longer than 600 s"),
+        ({"rate_hz": "10"}, "rate_hz '10' is not between"),
         ({"rate_hz": 0.0}, "rate_hz 0.0 is not between 0.1 and 1000"),
         ({"rate_hz": float("nan")}, "rate_hz nan is not between"),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .mesh import Mat, Mesh, MeshBuilder
+from .mesh import BARS, Mat, Mesh, MeshBuilder
 
 BUILDING, WALL, FENCE = 2, 3, 4
 
@@ -124,7 +124,7 @@ def _extras(
                       colour, bottom=True)  # fmt: skip
                 rail = [(x + 0.1, -out, z), (x + bay - 0.1, -out, z)]
                 rail += [(x + bay - 0.1, -out, z + 1.0), (x + 0.1, -out, z + 1.0)]
-                b.face(rail, BUILDING, Mat.PLAIN, (0.1, 0.1, 0.1), (0.13,), alpha=1,
+                b.face(rail, BUILDING, Mat.PLAIN, (0.1, 0.1, 0.1), (0.13,), alpha=BARS,
                        two_sided=True)  # fmt: skip
     if ground == SHOP and rng.random() < 0.35:
         colour, out = tuple(rng.uniform(0.02, 0.5, 3)), rng.uniform(0.7, 1.5)
@@ -159,7 +159,7 @@ def wall(rng: np.random.Generator, length: float) -> Mesh:
         colour = (0.02, 0.02, 0.02) if rng.random() < 0.7 else (0.4, 0.41, 0.42)
         corners = [(0, 0.1, plinth), (length, 0.1, plinth), (length, 0.1, top), (0, 0.1, top)]
         pitch = rng.uniform(0.10, 0.16)
-        b.face(corners, FENCE, Mat.PLAIN, colour, (pitch,), alpha=1, two_sided=True)
+        b.face(corners, FENCE, Mat.PLAIN, colour, (pitch,), alpha=BARS, two_sided=True)
         return b.build()
     height = rng.uniform(1.1, 1.9)
     colour = np.array((0.22, 0.14, 0.08)) * rng.uniform(0.5, 1.6)

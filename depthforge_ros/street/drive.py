@@ -33,6 +33,7 @@ from .world import build_world
 TRAIN_SEEDS = range(0, 100_000)
 HELD_OUT_SEEDS = range(1_000_000, 1_000_100)
 START_STAMP_NS = 1_700_000_000_000_000_000
+MAX_SECONDS = 600
 MIN_SIZE, MAX_SIZE = (64, 48), (2048, 1024)
 
 
@@ -66,7 +67,7 @@ class StreetDrive:
         seed: which street; 0 or more.
         condition: one of `CONDITIONS`; changes light and weather, never geometry.
         width, height: image size in pixels, 64x48 to 2048x1024.
-        frames: how many frames.
+        frames: how many frames, of at most 600 s in all.
         rate_hz: frames per second.
 
     Raises:
@@ -88,8 +89,12 @@ class StreetDrive:
         _check_integer("width", width, MIN_SIZE[0], MAX_SIZE[0])
         _check_integer("height", height, MIN_SIZE[1], MAX_SIZE[1])
         _check_integer("frames", frames, 1, 100_000)
-        if not (np.isfinite(rate_hz) and 0.1 <= rate_hz <= 1000.0):
+        if not (isinstance(rate_hz, (int, float)) and 0.1 <= rate_hz <= 1000.0):
             raise ValueError(f"rate_hz {rate_hz!r} is not between 0.1 and 1000")
+        if frames / rate_hz > MAX_SECONDS:
+            raise ValueError(
+                f"frames {frames} at rate_hz {rate_hz:g} last longer than {MAX_SECONDS} s"
+            )
         self.seed, self.condition = int(seed), condition
         self.width, self.height = int(width), int(height)
         self.frames, self.rate_hz = int(frames), float(rate_hz)
@@ -145,7 +150,7 @@ class StreetDrive:
         index = int(index) % self.frames
         t, light, camera = index / self.rate_hz, self.lighting, self.camera(index)
         moving, prints = moving_mesh(self._movers, self.world.road, self._ego, t)
-        parts = [self.world.mesh, moving]
+        parts = [*self.world.near(float(camera.position[0])), moving]
         if self._bonnet is not None:
             x, y, _ = camera.position
             parts.append(self._bonnet.placed(x, y, 0.0, self.world.road.heading(x) + self._yaw))

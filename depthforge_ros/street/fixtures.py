@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .mesh import Mat, Mesh, MeshBuilder
+from .mesh import BARS, LEAVES, TWIGS, Mat, Mesh, MeshBuilder
 
 BUILDING, FENCE, POLE, LIGHT, SIGN, PLANT, UNLABELLED = 2, 4, 5, 6, 7, 8, 255
 GREY, DARK = (0.30, 0.31, 0.32), (0.03, 0.03, 0.035)
@@ -122,7 +122,7 @@ def railing() -> Mesh:
     """Two metres of guard railing at the kerb."""
     b = MeshBuilder(3.0)
     corners = [(0, 0, 0), (2.0, 0, 0), (2.0, 0, 1.05), (0, 0, 1.05)]
-    b.face(corners, FENCE, Mat.PLAIN, (0.22, 0.23, 0.23), (0.11,), alpha=1, two_sided=True)
+    b.face(corners, FENCE, Mat.PLAIN, (0.22, 0.23, 0.23), (0.11,), alpha=BARS, two_sided=True)
     return b.build()
 
 
@@ -151,13 +151,13 @@ def tree(rng: np.random.Generator, bare: bool) -> Mesh:
         leaf = np.array((0.22, 0.12, 0.02)) * rng.uniform(0.6, 1.2)
     thick = 0.03 * height * rng.uniform(0.7, 1.1)
     crown = height - trunk
-    mat, alpha = (Mat.BARE, 3) if bare else (Mat.FOLIAGE, 2)
+    mat, alpha = (Mat.BARE, TWIGS) if bare else (Mat.FOLIAGE, LEAVES)
     if not bare and rng.random() < 0.15:  # conifer
         b.capsule((0, 0, 0), (0, 0, height * 0.5), thick, thick * 0.6, PLANT, Mat.BARK, bark)
         for i in range(5):
             z, r = 1.2 + i * (height - 2) / 5, height * 0.19 * (1 - i / 5.5)
             top = z + (height - 2) / 4
-            b.capsule((0, 0, z), (0, 0, top), r, r * 0.35, PLANT, mat, leaf * 0.6, alpha=2)
+            b.capsule((0, 0, z), (0, 0, top), r, r * 0.35, PLANT, mat, leaf * 0.6, alpha=LEAVES)
         return b.build()
     b.capsule((0, 0, 0), (0, 0, trunk), thick, thick * 0.75, PLANT, Mat.BARK, bark)
     lean = rng.uniform(-0.06, 0.06, 2) * height
@@ -193,7 +193,7 @@ def bush(rng: np.random.Generator) -> Mesh:
         r = rng.uniform(0.45, 1.0)
         at = (rng.uniform(-0.7, 0.7), rng.uniform(-0.3, 0.5), r * 0.7)
         b.seed = float(rng.uniform(0, 97))
-        b.capsule(at, at, r, r, PLANT, Mat.FOLIAGE, leaf * rng.uniform(0.8, 1.2), alpha=2)
+        b.capsule(at, at, r, r, PLANT, Mat.FOLIAGE, leaf * rng.uniform(0.8, 1.2), alpha=LEAVES)
     return b.build()
 
 
@@ -208,5 +208,5 @@ def hedge(rng: np.random.Generator, length: float) -> Mesh:
         r = rng.uniform(0.50, 0.70)
         at = (x, 0.35, high - 0.28)
         b.seed = float(rng.uniform(0, 97))
-        b.capsule(at, at, r, r, PLANT, Mat.FOLIAGE, leaf, alpha=2)
+        b.capsule(at, at, r, r, PLANT, Mat.FOLIAGE, leaf, alpha=LEAVES)
     return b.build()

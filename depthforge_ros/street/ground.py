@@ -30,7 +30,6 @@ class GroundLook:
     kerb: tuple[float, float, float]
     grass: tuple[float, float, float]
     slab: float
-    yellow: bool
     zones: tuple[np.ndarray, np.ndarray]
     zone_x0: float
 

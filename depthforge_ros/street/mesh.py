@@ -41,6 +41,7 @@ COLOUR, PARAMS, ORIGIN = slice(2, 5), slice(5, 9), slice(9, 12)
 U_AXIS, V_AXIS, NORMAL = slice(12, 15), slice(15, 18), slice(18, 21)
 SEED, SIZE, ALPHA, TWO_SIDED = 21, slice(22, 24), 24, 25
 COLUMNS = 26
+BARS, LEAVES, TWIGS = 1, 2, 3  # values of the ALPHA column: railing, ragged outlines
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .camera import NEAR_M, Camera
-from .mesh import ALPHA, NORMAL, ORIGIN, SEED, SIZE, TWO_SIDED, U_AXIS, Mesh
+from .mesh import ALPHA, BARS, LEAVES, NORMAL, ORIGIN, SEED, SIZE, TWO_SIDED, U_AXIS, Mesh
 from .noise import FBM, NOISE_MASK
 
 FIRST_PRIM = 8  # primitive ids below this are sky and ground, see `ground.py`
-BARS, LEAVES, TWIGS = 1, 2, 3  # values of the ALPHA column
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,7 @@ def furnish(
                 put(out, road, fixtures.bollard(lot), here, sign * (kerb - 0.1), side)
 
 
-def park_cars(
-    road: Road, side: int, district: int, rng: np.random.Generator, out: Layout, x_end: float
-) -> None:
+def park_cars(road: Road, side: int, rng: np.random.Generator, out: Layout, x_end: float) -> None:
     """Cars along the kerb, where there is room for them."""
     sign = 1 if side else -1
     density = rng.uniform(0.5, 0.95)
@@ -107,7 +105,7 @@ def park_cars(
         out.parked.append((x, y, yaw, length / 2, 0.9))
 
 
-def cross_street(road: Road, at: float, bare: bool, rng: np.random.Generator, out: Layout) -> None:
+def cross_street(road: Road, at: float, rng: np.random.Generator, out: Layout) -> None:
     """Traffic lights on the corners and buildings along the crossing street."""
     lights = rng.random() < 0.65
     state = int(rng.choice([0, 2, 2]))

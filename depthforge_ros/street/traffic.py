@@ -71,7 +71,7 @@ def make_movers(seed: int, road: Road, x_end: float) -> list[Mover]:
     """Every actor of the street; vehicles first."""
     movers: list[Mover] = []
     _vehicles(stream(seed, 4), road, x_end, movers)
-    _riders(stream(seed, 5), road, movers)
+    _riders(stream(seed, 5), road, x_end, movers)
     for side in (0, 1):
         _pedestrians(stream(seed, 6 + side), road, side, x_end, movers)
     return movers
@@ -120,16 +120,18 @@ def _vehicles(rng: np.random.Generator, road: Road, x_end: float, out: list[Move
                              (0, 0, 0), True))  # fmt: skip
 
 
-def _riders(rng: np.random.Generator, road: Road, out: list[Mover]) -> None:
+def _riders(rng: np.random.Generator, road: Road, x_end: float, out: list[Mover]) -> None:
     count = int(rng.choice([0, 1, 2, 3, 5]))
-    for _ in range(count + 4):
+    stretches = max(1, int((x_end - 20.0) // 250.0))
+    for index in range((count + 4) * stretches):
+        base = 250.0 * (index // (count + 4))
         lot = np.random.default_rng(rng.integers(2**63))
         direction = 1 if lot.random() < 0.6 else -1
         motor = lot.random() < 0.25
         edge = road.half_width - max(road.parking)
         aside = max(edge - lot.uniform(0.35, 0.7), road.lane * (road.lanes - 0.5) + 1.15)
         v = -road.traffic * direction * aside  # cars pass it in their lane
-        s = lot.uniform(7.0, 60.0) if direction > 0 else lot.uniform(15.0, 260.0)
+        s = base + lot.uniform(7.0, 60.0) if direction > 0 else base + lot.uniform(15.0, 260.0)
         speed = direction * (lot.uniform(6.0, 11.0) if motor else lot.uniform(3.0, 6.5))
         colour = tuple(lot.uniform(0.02, 0.3) * lot.uniform(0.3, 1.0, 3))
         heading = 0.0 if direction > 0 else np.pi

@@ -69,7 +69,7 @@ def add_reflections(image: list[np.ndarray], s: Surface, camera: Camera, light: 
     index = v * width + u
     for c in range(3):
         flat = image[c].reshape(-1)
-        flat[at] = flat[at] * (1 - 0.5 * strength) + np.minimum(flat[index], 6.0) * strength
+        flat[at] = flat[at] * (1 - 0.5 * strength) + np.minimum(flat[index], 2.5) * strength
 
 
 def add_air(image: list[np.ndarray], s: Surface, camera: Camera, light: Lighting) -> None:

@@ -19,6 +19,8 @@ from .noise import stream
 from .road import Road, random_road
 from .roadside import close_street, cross_street, furnish, park_cars
 
+CHUNK_M, SIGHT_M = 100.0, 330.0
+
 
 @dataclass(frozen=True)
 class World:
@@ -27,7 +29,7 @@ class World:
     Attributes:
         road: plan and cross-section.
         look: ground colours.
-        mesh: every static primitive.
+        chunks: static primitives, by `CHUNK_M` of x from `X0_M` on.
         blocks: `[n, 6]` x, y of the centre, yaw, half length, half depth, height.
         crowns: `[n, 4]` x, y, radius, height of tree crowns.
         lamps: `[n, 3]` positions of the street lamps' heads.
@@ -37,12 +39,17 @@ class World:
 
     road: Road
     look: GroundLook
-    mesh: Mesh
+    chunks: tuple[Mesh, ...]
     blocks: np.ndarray
     crowns: np.ndarray
     lamps: np.ndarray
     parked: tuple[tuple[float, float, float, float, float], ...]
     x_end: float
+
+    def near(self, x: float) -> list[Mesh]:
+        """The static primitives that a camera at `x` can see."""
+        first, last = (int((x + d - X0_M) // CHUNK_M) for d in (-60.0, SIGHT_M))
+        return list(self.chunks[max(first, 0) : last + 1])
 
 
 def build_world(seed: int, length: float) -> World:
@@ -76,7 +83,6 @@ def build_world(seed: int, length: float) -> World:
             np.array((0.07, 0.11, 0.03)) * rng.uniform(0.6, 1.5) * rng.uniform(0.8, 1.2, 3)
         ),
         slab=float(rng.choice([0.4, 0.6, 0.9])),
-        yellow=bool(rng.random() < 0.2),
         zones=zones,
         zone_x0=X0_M,
     )
@@ -86,18 +92,28 @@ def build_world(seed: int, length: float) -> World:
     for side in (0, 1):
         line_side(road, side, district, bare, stream(seed, 10 + side), out, zones[side], x_end)
         furnish(road, side, greenery, bare, stream(seed, 20 + side), out, x_end)
-        park_cars(road, side, district, stream(seed, 30 + side), out, x_end)
+        park_cars(road, side, stream(seed, 30 + side), out, x_end)
     for index, at in enumerate(road.crossings):
         if at < x_end:
-            cross_street(road, at, bare, stream(seed, 1000 + index), out)
+            cross_street(road, at, stream(seed, 1000 + index), out)
     close_street(road, x_end, bare, stream(seed, 2), out)
     return World(
         road=road,
         look=look,
-        mesh=Mesh.joined(out.meshes),
+        chunks=_chunked(out.meshes),
         blocks=np.array(out.blocks).reshape(-1, 6),
         crowns=np.array(out.crowns).reshape(-1, 4),
         lamps=np.array(out.lamps).reshape(-1, 3),
         parked=tuple(out.parked),
         x_end=x_end,
     )
+
+
+def _chunked(meshes: list[Mesh]) -> tuple[Mesh, ...]:
+    """Meshes joined by where along x they begin."""
+    groups: dict[int, list[Mesh]] = {}
+    for mesh in meshes:
+        ends = mesh.ends[:, 0]
+        x = mesh.verts[:, 0].min() if len(mesh.verts) else ends.min()
+        groups.setdefault(max(int((x - X0_M) // CHUNK_M), 0), []).append(mesh)
+    return tuple(Mesh.joined(groups.get(i, [])) for i in range(max(groups, default=-1) + 1))
