@@ -7,7 +7,6 @@ Three threads: the executor's runs short callbacks, the worker's infers the newe
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -289,8 +288,8 @@ def main(argv: list[str] | None = None) -> int:
 
     2 where a parameter's start value is not allowed, with one line that says which.
     """
-    # PyTorch's idle threads spin by default. Beside a camera driver and a planner they take the very
-    # cores that the thread they wait for needs. Set before PyTorch is imported, in configure.
+    # PyTorch's idle threads spin by default. Beside a camera driver and a planner they take the
+    # very cores that the thread they wait for needs. It counts once PyTorch is imported, later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # rclpy's own handler ends the context. Without this, Python would raise KeyboardInterrupt on
     # top, into whatever line is running.
@@ -305,8 +304,14 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("depthforge_ros").addHandler(_RosLog(node))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    with contextlib.suppress(ExternalShutdownException):
+    try:
         executor.spin()
+    except ExternalShutdownException:
+        pass
+    except RCLError:
+        # A transition that the end interrupts can no longer be announced.
+        if rclpy.ok():
+            raise
     ended = node.close()
     rclpy.try_shutdown()
     if not ended:

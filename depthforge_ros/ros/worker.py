@@ -97,8 +97,10 @@ class RateLimit:
         if now_ns < self._due_ns:
             return False
         period_ns = round(1e9 / rate_hz)
-        # One period of credit: a camera out of step keeps the mean, a pause gives no burst.
-        self._due_ns = max(self._due_ns, now_ns - period_ns) + period_ns
+        # Counted from when the item was due, not from when it came: a camera that is out of step
+        # would lose up to a frame each time. After a pause there is nothing to catch up.
+        late = now_ns - self._due_ns > period_ns
+        self._due_ns = (now_ns if late else self._due_ns) + period_ns
         return True
 
 

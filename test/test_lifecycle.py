@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's lifecycle over real DDS: transitions, failures with reasons, and its end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dds import own_domain
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from nodes import Bench, image_message, running_node
+
+
+@pytest.fixture
+def domain() -> int:
+    return own_domain()
+
+
+@pytest.fixture
+def bench(domain: int) -> Iterator[Bench]:
+    with Bench(domain) as made:
+        yield made
+
+
+def test_three_rounds_leave_no_thread_behind(domain: int, bench: Bench, tmp_path: Path) -> None:
+    heard = bench.hear("semantic")
+    threads, active = [], []
+    with running_node(domain, tmp_path, checkpoint="instant", autostart=False) as node:
+        bench.wait_for("state", "unconfigured")
+        assert bench.status().level == DiagnosticStatus.OK
+        for number in range(3):
+            assert bench.change(Transition.TRANSITION_CONFIGURE)
+            assert bench.state() == "inactive"
+            assert bench.change(Transition.TRANSITION_ACTIVATE)
+            stamp = bench.exchange(image_message(number), heard).header.stamp
+            assert stamp.sec == 1_700_000_000 + number
+            active.append(node.threads())
+            assert bench.change(Transition.TRANSITION_DEACTIVATE)
+            bench.drain()
+            count = len(heard)
+            bench.send(image_message(20 + number))
+            bench.drain()
+            assert len(heard) == count  # nobody is subscribed, nothing is published
+            assert bench.change(Transition.TRANSITION_CLEANUP)
+            assert bench.state() == "unconfigured"
+            threads.append(node.threads())
+        assert node.end() == 0
+        assert "Traceback" not in node.log
+    assert threads[1] == threads[2]
+    assert active[1] == active[2]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"checkpoint": "/nowhere/a.safetensors"}, "/nowhere/a.safetensors"),
+        ({"variant": "nanoo", "checkpoint": "instant"}, "variant 'nanoo' is unknown"),
+        ({"checkpoint": "untrained", "device": "tpu9"}, "device 'tpu9' is not here"),
+        ({"variant": "dinov2_s"}, "no weights ship with variant 'dinov2_s'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_a_failure_with_its_reason(
+    domain: int, bench: Bench, tmp_path: Path, parameters: dict[str, str], reason: str
+) -> None:
+    with running_node(domain, tmp_path, **parameters) as node:
+        bench.spin_until(
+            lambda: bool(bench.diagnostics) and bench.status().level == DiagnosticStatus.ERROR, 60
+        )
+        assert bench.status().message.startswith("configure failed: ")
+        assert reason in bench.status().message
+        assert bench.values()["state"] == "unconfigured"
+        assert bench.state() == "unconfigured"
+        # It lives on: put right, it works.
+        assert bench.set(variant="nano").successful
+        assert bench.set(checkpoint="instant").successful
+        assert bench.change(Transition.TRANSITION_CONFIGURE)
+        assert bench.change(Transition.TRANSITION_ACTIVATE)
+        bench.wait_for("state", "active")
+        assert bench.status().level != DiagnosticStatus.ERROR
+        assert reason in node.log
+
+
+def test_a_transition_that_the_state_lacks_is_refused(
+    domain: int, bench: Bench, tmp_path: Path
+) -> None:
+    with running_node(domain, tmp_path, checkpoint="instant") as node:
+        bench.wait_for("state", "active")
+        assert bench.change(Transition.TRANSITION_CONFIGURE) is False
+        assert bench.change(Transition.TRANSITION_CLEANUP) is False
+        assert bench.state() == "active"
+        assert node.process.poll() is None
+
+
+def test_values_that_act_in_configure_are_refused_while_active(
+    domain: int, bench: Bench, tmp_path: Path
+) -> None:
+    with running_node(domain, tmp_path, checkpoint="instant"):
+        bench.wait_for("state", "active")
+        refused = bench.set(variant="dinov2_s")
+        assert (refused.successful, refused.reason) == (
+            False,
+            "'variant' takes effect in configure; deactivate and clean up first",
+        )
+        assert not bench.set(autostart=False).successful
+        assert "out of range" in bench.set(confidence_threshold=1.5).reason
+        assert "wanted 0 or 64..4096" in bench.set(short_side_px=10).reason
+
+
+def test_a_stalled_input_is_a_warning(domain: int, bench: Bench, tmp_path: Path) -> None:
+    heard = bench.hear("semantic")
+    with running_node(domain, tmp_path, checkpoint="instant", stall_after_s=0.5):
+        bench.spin_until(
+            lambda: bool(bench.diagnostics) and bench.status().message.startswith("no image yet")
+        )
+        assert bench.status().level == DiagnosticStatus.WARN
+        bench.exchange(image_message(0), heard)
+        bench.spin_until(lambda: bench.status().message.startswith("input stalled: no image on /"))
+        assert bench.status().level == DiagnosticStatus.WARN
+
+
+def test_shutdown_ends_the_lifecycle_and_not_the_process(
+    domain: int, bench: Bench, tmp_path: Path
+) -> None:
+    with running_node(domain, tmp_path, checkpoint="instant") as node:
+        bench.wait_for("state", "active")
+        assert bench.change(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+        bench.wait_for("state", "finalized")
+        assert node.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_configure_ends_the_process_in_order(
+    domain: int, bench: Bench, tmp_path: Path, number: int
+) -> None:
+    """The network is large enough to be still under construction after the first report."""
+    with running_node(domain, tmp_path, variant="dinov2_l", checkpoint="untrained") as node:
+        bench.wait_for("state", "configuring")
+        assert node.end(number) == 0
+        assert "configure was given up because the process ends" in node.log
+        assert "Traceback" not in node.log
+
+
+def test_signals_twice_end_an_active_node_once(domain: int, bench: Bench, tmp_path: Path) -> None:
+    with running_node(domain, tmp_path, checkpoint="instant") as node:
+        bench.wait_for("state", "active")
+        node.process.send_signal(signal.SIGINT)
+        assert node.end() == 0
+        assert "Traceback" not in node.log
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"max_rate_hz": 10}, "max_rate_hz"),
+        ({"max_batch": 0}, "max_batch"),
+        ({"mode": "fast"}, "mode is 'fast'; wanted one of whole, slide"),
+    ],
+)
+def test_a_wrong_start_value_is_one_line_and_status_2(
+    domain: int, tmp_path: Path, parameters: dict, says: str
+) -> None:
+    with running_node(domain, tmp_path, **parameters) as node:
+        assert node.process.wait(60) == 2
+        (line,) = node.log.splitlines()
+    assert line.startswith("depthforge_node: ")
+    assert says in line
+
+
+def test_an_unknown_parameter_is_not_ignored_silently(
+    domain: int, bench: Bench, tmp_path: Path
+) -> None:
+    with running_node(domain, tmp_path, checkpoint="instant", confidence_treshold=0.5) as node:
+        bench.wait_for("state", "active")
+        assert "parameter 'confidence_treshold' is unknown and ignored" in node.log

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter: declared once, documented, read by the node, and refused where it is wrong."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rcl_interfaces.msg import ParameterType
+
+from depthforge_ros.pipeline import Mode, PipelineSettings
+from depthforge_ros.ros.parameters import Effect, Parameters, changed, declarations
+
+ROOT = Path(__file__).resolve().parent.parent
+FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
+OTHER_VALUES: dict[str, Any] = {
+    "variant": "dinov2_s",
+    "checkpoint": "instant",
+    "device": "cpu",
+    "precision": "bf16",
+    "threads": 2,
+    "image_transport": "compressed",
+    "mode": "slide",
+    "short_side_px": 256,
+    "max_batch": 3,
+    "confidence_threshold": 0.5,
+    "full_size": False,
+    "overlay_opacity": 0.25,
+    "max_rate_hz": 5.0,
+    "stall_after_s": 9.0,
+    "autostart": False,
+}
+
+
+def test_the_parameter_file_holds_every_parameter_with_its_default() -> None:
+    content = yaml.safe_load((ROOT / "config" / "depthforge.yaml").read_text("utf-8"))
+    values = content["/**"]["ros__parameters"]
+    assert values == dataclasses.asdict(Parameters())
+    assert {k: type(v) for k, v in values.items()} == {
+        k: type(v) for k, v in dataclasses.asdict(Parameters()).items()
+    }
+
+
+def test_the_parameter_file_says_when_each_one_acts() -> None:
+    text = (ROOT / "config" / "depthforge.yaml").read_text("utf-8")
+    for name, field in FIELDS.items():
+        assert f"# {name} ({field.metadata['effect'].value}): " in text
+
+
+def test_every_parameter_is_read() -> None:
+    """As an attribute, in a file other than the one that declares it or in `pipeline_settings`."""
+    read = set()
+    for path in (ROOT / "depthforge_ros" / "ros").glob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        if path.name == "parameters.py":
+            (tree,) = [
+                n
+                for n in ast.walk(tree)
+                if isinstance(n, ast.FunctionDef) and n.name == "pipeline_settings"
+            ]
+        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert set(FIELDS) - read == set()
+
+
+def test_what_concerns_the_pipeline_reaches_it() -> None:
+    wanted = Parameters(
+        mode="slide",
+        short_side_px=256,
+        confidence_threshold=0.25,
+        full_size=False,
+        max_batch=3,
+    )
+    assert wanted.pipeline_settings() == PipelineSettings(
+        mode=Mode.SLIDE,
+        short_side_px=256,
+        confidence_threshold=0.25,
+        full_size=False,
+        max_batch=3,
+    )
+    assert Parameters().pipeline_settings() == PipelineSettings()
+
+
+def test_descriptors_carry_type_range_and_description() -> None:
+    described = {name: (default, d) for name, default, d in declarations()}
+    assert set(described) == set(FIELDS)
+    default, threshold = described["confidence_threshold"]
+    assert default == 0.0
+    assert threshold.type == ParameterType.PARAMETER_DOUBLE
+    (allowed,) = threshold.floating_point_range
+    assert (allowed.from_value, allowed.to_value, allowed.step) == (0.0, 1.0, 0.0)
+    assert threshold.description.endswith("Takes effect at the next frame.")
+    _, batch = described["max_batch"]
+    assert (batch.integer_range[0].from_value, batch.integer_range[0].to_value) == (1, 64)
+    assert described["mode"][1].additional_constraints == "One of whole, slide."
+    read_only = {name for name, (_, d) in described.items() if d.read_only}
+    assert read_only == {n for n, f in FIELDS.items() if f.metadata["effect"] is Effect.STARTUP}
+    assert all(len(d.description) > 30 for _, d in described.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"mode": "fast"}, "mode is 'fast'; wanted one of whole, slide"),
+        ({"image_transport": "theora"}, "image_transport is 'theora'; wanted one of raw, compress"),
+        ({"short_side_px": 63}, "short_side_px is 63; wanted 0 or 64..4096"),
+        ({"short_side_px": 4097}, "short_side_px is 4097; wanted 0..4096"),
+        ({"confidence_threshold": 1.01}, "confidence_threshold is 1.01; wanted 0.0..1.0"),
+        ({"confidence_threshold": math.nan}, "confidence_threshold is nan; wanted 0.0..1.0"),
+        ({"max_batch": 0}, "max_batch is 0; wanted 1..64"),
+        ({"max_rate_hz": -1.0}, "max_rate_hz is -1.0; wanted 0.0..1000.0"),
+        ({"full_size": False, "overlay_opacity": 2.0}, "overlay_opacity is 2.0; wanted 0.0..1.0"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_a_reason_and_changes_nothing(
+    values: dict[str, Any], reason: str
+) -> None:
+    current = Parameters(max_batch=4)
+    after, answer = changed(current, values, unconfigured=True)
+    assert after is current
+    assert not answer.successful
+    assert answer.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("short_side_px", [1, 63, 64, 4096, 4097])
+def test_parameters_and_pipeline_allow_the_same_short_sides(short_side_px: int) -> None:
+    allowed = []
+    for kind in (Parameters, PipelineSettings):
+        try:
+            kind(short_side_px=short_side_px)
+            allowed.append(True)
+        except ValueError:
+            allowed.append(False)
+    assert allowed == [64 <= short_side_px <= 4096] * 2
+
+
+@pytest.mark.parametrize("name", [n for n in FIELDS if n != "autostart"])
+@pytest.mark.parametrize("unconfigured", [True, False])
+def test_a_value_acts_when_it_says_so(name: str, unconfigured: bool) -> None:
+    current = Parameters()
+    assert OTHER_VALUES[name] != getattr(current, name)
+    after, answer = changed(current, {name: OTHER_VALUES[name]}, unconfigured=unconfigured)
+    if FIELDS[name].metadata["effect"] is Effect.LIVE or unconfigured:
+        assert answer.successful
+        assert after == dataclasses.replace(current, **{name: OTHER_VALUES[name]})
+    else:
+        assert not answer.successful
+        assert answer.reason == f"'{name}' takes effect in configure; deactivate and clean up first"
+        assert after is current
+
+
+def test_setting_what_is_set_already_is_no_change() -> None:
+    current = Parameters(variant="nano")
+    after, answer = changed(current, {"variant": "nano", "max_batch": 2}, unconfigured=False)
+    assert answer.successful
+    assert after.max_batch == 2
+
+
+def test_parameters_of_others_are_not_judged() -> None:
+    after, answer = changed(Parameters(), {"use_sim_time": True}, unconfigured=False)
+    assert answer.successful
+    assert after == Parameters()

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The slot, the thread, the rate and the loading that can be given up, each to the end."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from depthforge_ros.ros.worker import (
+    LOADING_THREAD,
+    AbandonedError,
+    NewestSlot,
+    RateLimit,
+    Worker,
+    run_abandonable,
+)
+
+SECOND_NS = 1_000_000_000
+WAIT_S = 30.0
+
+
+def test_the_newest_item_replaces_the_waiting_one() -> None:
+    slot: NewestSlot[int] = NewestSlot()
+    assert [slot.put(1), slot.put(2), slot.put(3)] == [False, True, True]
+    assert slot.take() == 3
+    assert slot.put(4) is False
+    assert [slot.clear(), slot.clear()] == [True, False]
+
+
+def test_a_closed_slot_lets_its_taker_go_and_gives_nothing_more() -> None:
+    slot: NewestSlot[int] = NewestSlot()
+    taken: list[int | None] = [0]
+    taker = threading.Thread(target=lambda: taken.append(slot.take()))
+    taker.start()
+    slot.close()
+    taker.join(WAIT_S)
+    assert taken == [0, None]
+    slot.put(1)
+    assert slot.take() is None
+
+
+def test_items_that_come_during_work_are_replaced_by_the_newest() -> None:
+    worked: list[int] = []
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        begun.set()
+        assert go_on.wait(WAIT_S)
+        worked.append(item)
+        if item == 5:
+            done.set()
+
+    worker: Worker[int] = Worker(work, lambda item, error: worked.append(-item))
+    worker.slot.put(1)
+    assert begun.wait(WAIT_S)
+    assert [worker.slot.put(item) for item in (2, 3, 4, 5)] == [False, True, True, True]
+    go_on.set()
+    assert done.wait(WAIT_S)
+    assert worker.stop(WAIT_S)
+    assert worked == [1, 5]
+
+
+def test_what_work_raises_is_handed_over_and_the_thread_goes_on() -> None:
+    failures: list[tuple[int, str]] = []
+    worked = threading.Event()
+    failed = threading.Event()
+
+    def work(item: int) -> None:
+        if item == 1:
+            raise ValueError("no")
+        worked.set()
+
+    def note(item: int, error: Exception) -> None:
+        failures.append((item, str(error)))
+        failed.set()
+
+    worker: Worker[int] = Worker(work, note)
+    worker.slot.put(1)
+    assert failed.wait(WAIT_S)
+    worker.slot.put(2)
+    assert worked.wait(WAIT_S)
+    assert worker.stop(WAIT_S)
+    assert failures == [(1, "no")]
+
+
+def test_work_that_does_not_end_is_reported() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        begun.set()
+        go_on.wait(WAIT_S)
+
+    worker: Worker[int] = Worker(work, lambda item, error: None)
+    worker.slot.put(1)
+    assert begun.wait(WAIT_S)
+    assert worker.stop(0.01) is False
+    go_on.set()
+    assert worker.stop(WAIT_S) is True
+
+
+@pytest.mark.parametrize(
+    ("camera_hz", "limit_hz", "passed"),
+    [(30, 10, 100), (30, 20, 200), (30, 25, 250), (30, 0, 300), (10, 30, 100), (7, 7, 70)],
+)
+def test_the_mean_rate_is_the_limit(camera_hz: int, limit_hz: float, passed: int) -> None:
+    limit = RateLimit()
+    times = [SECOND_NS * index // camera_hz + 5 * SECOND_NS for index in range(10 * camera_hz)]
+    assert sum(limit.passes(now_ns, limit_hz) for now_ns in times) == pytest.approx(passed, abs=1)
+
+
+def test_a_pause_gives_no_burst() -> None:
+    limit = RateLimit()
+    times_ms = [0, 1, 100, 101, 5000, 5001, 5050, 5100]
+    passed = [ms for ms in times_ms if limit.passes((ms + 10_000) * 1_000_000, 10.0)]
+    assert passed == [0, 100, 5000, 5100]
+
+
+def test_loading_gives_its_result_or_its_error() -> None:
+    assert run_abandonable(lambda: 7, lambda: True) == 7
+    with pytest.raises(KeyError, match="weights"):
+        run_abandonable(lambda: {}["weights"], lambda: True)
+
+
+def test_loading_that_is_no_longer_wanted_is_given_up_at_once() -> None:
+    go_on = threading.Event()
+    with pytest.raises(AbandonedError):
+        run_abandonable(lambda: go_on.wait(WAIT_S), lambda: False)
+    (busy,) = [t for t in threading.enumerate() if t.name == LOADING_THREAD]
+    go_on.set()
+    busy.join(WAIT_S)
+    assert not busy.is_alive()
