@@ -11,7 +11,8 @@ from depthforge_ros.engine import build_engine
 from depthforge_ros.frame import Frame
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS, DepthForge
 from depthforge_ros.network.weights import load_weights
-from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings, merge_windows, window_corners
+from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
+from depthforge_ros.pipeline.windows import merge_windows, window_corners
 from depthforge_ros.variant import PATCH, load_variant, variant_names
 
 TINY = Path(__file__).parent / "data" / "tiny"

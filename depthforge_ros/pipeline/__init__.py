@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frame in, Prediction out: the only place that resizes, cuts windows, merges and argmaxes.
+
+Node, bag tools, evaluation and benchmark all call the same Pipeline, so what is measured is what
+drives.
+"""
+
+from depthforge_ros.pipeline.pipeline import Engine, Pipeline
+from depthforge_ros.pipeline.settings import Mode, PipelineSettings
+
+__all__ = ["Engine", "Mode", "Pipeline", "PipelineSettings"]

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the depth head's answer to a depth image in metres, or to relative depth as it is."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from depthforge_ros.frame import Frame
+from depthforge_ros.variant import Variant
+
+
+def metres_per_unit(frame: Frame, height: int, width: int, variant: Variant) -> float:
+    """What the head's depth of a frame inferred at height x width is to be multiplied with.
+
+    The ratio of the frame's focal length, at the size of inference, to that of the camera in whose
+    metres the head answers (Metric3D, arXiv 2307.10984); 1 where the head knows no camera.
+    """
+    if variant.depth_head.focal_px is None or frame.focal_px is None:
+        return 1.0
+    shrink = math.sqrt(height / frame.height * width / frame.width)
+    return frame.focal_px * shrink / variant.depth_head.focal_px
+
+
+def finish_depth(
+    depth: Tensor, size: tuple[int, int], labels: Tensor, variant: Variant, metres: float
+) -> Tensor:
+    """Depth [h, w] at `size`, [H, W] float32, nearest: nothing is interpolated across edges.
+
+    Metric depth: multiplied with `metres`; +Inf in the sky and beyond the head's range, NaN where
+    it is not a positive number (REP-117). Relative depth is left as it is.
+    """
+    depth = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]  # [H, W]
+    limit_m = variant.depth_head.max_depth_m
+    if limit_m is None:
+        return depth
+    beyond = depth >= 0.999 * limit_m
+    sky = variant.labels.id_of("sky")
+    if sky is not None:
+        beyond |= labels == sky
+    depth = torch.where(depth > 0, depth * metres, torch.nan)
+    return torch.where(beyond, torch.inf, depth)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From coarse scores to a mask at the image's size, exactly and without enlarging every map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from depthforge_ros.frame import UNLABELLED
+
+
+def label_pixels(
+    scores: Tensor, size: tuple[int, int], threshold: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Argmax of the scores [K, h, w] enlarged bilinearly to `size`, and how certain it is.
+
+    Returns labels [H, W] uint8, 255 where the certainty is below the threshold, and confidence
+    [H, W] uint8, 255 times the certainty: the winner's score over the sum of all scores, or over 1
+    where they sum to less, because no query claims the pixel.
+
+    Enlarging all K maps is not needed. Where the four neighbours of a pixel agree on a class, no
+    convex combination of their scores prefers another, so only pixels between disagreeing
+    neighbours are computed class by class, and the labels are the same. Their confidence is exact
+    too; elsewhere it is that of the nearest coarse pixel.
+    """
+    best, winner = scores.float().max(0)  # [h, w]
+    total = scores.sum(0, dtype=torch.float32)  # [h, w]
+    labels, confidence = _thresholded(winner, best, total, threshold)
+    if size == tuple(scores.shape[1:]):
+        return labels, confidence
+    rows = _Neighbours.of(scores.shape[1], size[0], scores.device)
+    columns = _Neighbours.of(scores.shape[2], size[1], scores.device)
+    # Both bytes in one gather, columns first because there are fewer rows to do it for.
+    packed = torch.stack([labels, confidence], dim=-1).view(torch.int16)[..., 0]  # [h, w]
+    packed = packed.index_select(1, columns.nearest).index_select(0, rows.nearest)  # [H, W]
+    labels, confidence = packed.view(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
+    labels, confidence = labels.contiguous(), confidence.contiguous()
+    y, x = _between_different(winner, rows, columns)  # [E] each, fine pixels
+    top, bottom = rows.lower[y] * scores.shape[2], rows.upper[y] * scores.shape[2]
+    left, right = columns.lower[x], columns.upper[x]
+
+    def between(maps: Tensor) -> Tensor:
+        """Maps [..., h·w] bilinearly at the fine pixels: [..., E]."""
+        above = torch.lerp(maps[..., top + left], maps[..., top + right], columns.weight[x])
+        below = torch.lerp(maps[..., bottom + left], maps[..., bottom + right], columns.weight[x])
+        return torch.lerp(above, below, rows.weight[y])
+
+    edge_best, edge_winner = between(scores.float().flatten(1)).max(0)  # [E]
+    labels[y, x], confidence[y, x] = _thresholded(
+        edge_winner, edge_best, between(total.flatten()), threshold
+    )
+    return labels, confidence
+
+
+def _thresholded(
+    winner: Tensor, best: Tensor, total: Tensor, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Labels and confidence as bytes, of winners with their score and the sum of all scores."""
+    certainty = best / total.clamp_min(1.0)
+    labels = winner.to(torch.uint8).masked_fill_(certainty < threshold, UNLABELLED)
+    return labels, (certainty * 255).round_().to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """Where each of `fine` positions lies among `coarse` ones: [fine] each.
+
+    Bilinear with half-pixel centres, clamped at the borders (torch's align_corners=False): between
+    `lower` and `upper`, with `weight` for the upper. first, count: [coarse], the fine positions
+    whose lower neighbour a coarse one is.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    weight: Tensor
+    nearest: Tensor
+    first: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(coarse: int, fine: int, device: torch.device) -> _Neighbours:
+        centre = torch.arange(fine, device=device, dtype=torch.float32) + 0.5
+        position = (centre * (coarse / fine) - 0.5).clamp_min(0.0)
+        lower = position.long().clamp_max(coarse - 1)
+        upper = (lower + 1).clamp_max(coarse - 1)
+        weight = position - lower
+        count = torch.bincount(lower, minlength=coarse)
+        return _Neighbours(
+            lower,
+            upper,
+            weight,
+            torch.where(weight < 0.5, lower, upper),
+            count.cumsum(0) - count,
+            count,
+        )
+
+
+def _between_different(
+    winner: Tensor, rows: _Neighbours, columns: _Neighbours
+) -> tuple[Tensor, Tensor]:
+    """Fine pixels (y, x), [E] each, whose four coarse neighbours do not all have one winner."""
+    across = winner != winner.roll(-1, 1)  # [h, w]; the last column and row wrap, harmlessly
+    down = winner != winner.roll(-1, 0)
+    cell_y, cell_x = (across | down | across.roll(-1, 0)).nonzero(as_tuple=True)  # [cells]
+    offset_y = torch.arange(int(rows.count.max()), device=winner.device)
+    offset_x = torch.arange(int(columns.count.max()), device=winner.device)
+    y = (rows.first[cell_y, None] + offset_y)[:, :, None]  # [cells, oy, 1]
+    x = (columns.first[cell_x, None] + offset_x)[:, None, :]  # [cells, 1, ox]
+    inside = (offset_y < rows.count[cell_y, None])[:, :, None]
+    inside = inside & (offset_x < columns.count[cell_x, None])[:, None, :]  # [cells, oy, ox]
+    return y.expand_as(inside)[inside], x.expand_as(inside)[inside]

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How frames are prepared for the network, and at which size they are inferred."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from depthforge_ros.variant import PATCH, Variant
+
+SIZE_MULTIPLE_PX = 2 * PATCH
+"""Whole frames are resized to multiples of this: the coarsest map has half a patch a pixel."""
+
+
+class Mode(Enum):
+    """How a frame meets a network whose input is smaller."""
+
+    WHOLE = "whole"
+    """The resized frame at once: fast, and every pixel sees the whole scene."""
+    SLIDE = "slide"
+    """Overlapping windows of the crop the network was trained on, scores averaged (the paper)."""
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """How frames are prepared and masks are thresholded.
+
+    short_side_px: the frame is resized to this short side before inference; None: the variant's
+    crop. confidence_threshold: 0..1, below it a pixel is unlabelled. full_size: masks at the
+    input's size, otherwise at the inference size. max_batch: most windows that run at once.
+    """
+
+    mode: Mode = Mode.WHOLE
+    short_side_px: int | None = None
+    confidence_threshold: float = 0.0
+    full_size: bool = True
+    max_batch: int = 8
+
+    def __post_init__(self) -> None:
+        if self.short_side_px is not None and not 64 <= self.short_side_px <= 4096:
+            raise ValueError(f"short_side_px is {self.short_side_px}; wanted 64..4096")
+        if not 0.0 <= self.confidence_threshold <= 1.0:
+            raise ValueError(f"confidence_threshold is {self.confidence_threshold}; wanted 0..1")
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch is {self.max_batch}; wanted at least 1")
+
+
+def inference_size(
+    height: int, width: int, settings: PipelineSettings, variant: Variant
+) -> tuple[int, int]:
+    """Height and width at which a frame of that size is inferred.
+
+    The aspect ratio is kept as far as the multiple of 32 (whole) or 1 (slide) allows; sliding
+    windows need both sides to be at least the crop.
+    """
+    multiple = SIZE_MULTIPLE_PX if settings.mode is Mode.WHOLE else 1
+    least = multiple if settings.mode is Mode.WHOLE else variant.crop
+    scale = (settings.short_side_px or variant.crop) / min(height, width)
+    scale = max(scale, least / min(height, width))
+
+    def scaled(side: int) -> int:
+        return max(least, math.floor(side * scale / multiple + 0.5) * multiple)
+
+    return scaled(height), scaled(width)
