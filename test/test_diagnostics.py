@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters, percentiles and the judgement that /diagnostics gives on them."""
+
+from __future__ import annotations
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from depthforge_ros.ros.diagnostics import Situation, Statistics, status
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+ACTIVE = Situation("active", topic="/image", variant="nano", backend="eager", device="cpu")
+
+
+class Clock:
+    """A steady clock that is moved by hand, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.now_ms = 100_000
+
+    def __call__(self) -> int:
+        return self.now_ms * 1_000_000
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def statistics(clock: Clock) -> Statistics:
+    return Statistics(clock)
+
+
+def judged(statistics: Statistics, situation: Situation = ACTIVE) -> tuple[bytes, str]:
+    made = status("depthforge: inference", situation, statistics.snapshot(), 2.0)
+    return made.level, made.message
+
+
+def test_rate_and_latency_are_of_the_last_ten_seconds(clock: Clock, statistics: Statistics) -> None:
+    statistics.open_input()
+    for index in range(200):  # 20 s at 10 Hz; 500 ms in the first half, then 1..100 ms
+        clock.now_ms += 100
+        statistics.frame_in(clock())
+        latency_ms = 500 if index < 100 else index - 99
+        statistics.frame_out(latency_ms * 1_000_000, 33_000_000, 640, 480)
+    health = statistics.snapshot()
+    assert (health.frames_in, health.frames_out) == (200, 200)
+    assert health.rate_hz == pytest.approx(10.0, abs=0.11)
+    assert health.latency_p50_ms == pytest.approx(50.5, abs=1)
+    assert health.latency_p99_ms == pytest.approx(99.0, abs=6)  # one of 500 ms is just in reach
+    assert health.age_ms == 33.0
+    clock.now_ms += 11_000
+    late = statistics.snapshot()
+    assert (late.rate_hz, late.latency_p50_ms) == (0.0, None)
+
+
+def test_a_young_node_does_not_divide_by_ten_seconds(clock: Clock, statistics: Statistics) -> None:
+    statistics.open_input()
+    for _ in range(20):
+        clock.now_ms += 100
+        statistics.frame_out(1, 1, 640, 480)
+    assert statistics.snapshot().rate_hz == pytest.approx(10.0)
+
+
+def test_drops_by_design_are_no_reason_to_warn(clock: Clock, statistics: Statistics) -> None:
+    statistics.frame_in(clock())
+    for cause in ("replaced", "rate_limit", "no_listener", "inactive"):
+        statistics.drop(cause)
+    assert judged(statistics) == (OK, "0.0 frames/s")
+
+
+def test_a_fault_is_reported_once_and_stays_counted(clock: Clock, statistics: Statistics) -> None:
+    statistics.frame_in(clock())
+    statistics.drop("short_data", "has 7 bytes")
+    statistics.drop("short_data", "has 8 bytes")
+    statistics.drop("bad_aspect", "image is 900x16")
+    expected = (WARN, "dropped: bad_aspect 1, short_data 2; last: image is 900x16")
+    assert judged(statistics) == expected
+    assert judged(statistics)[0] == OK
+    statistics.drop("inference_error", "RuntimeError: out of memory")
+    assert judged(statistics) == (
+        ERROR,
+        "dropped: inference_error 1; last: RuntimeError: out of memory",
+    )
+    assert statistics.snapshot().drops == {"short_data": 2, "bad_aspect": 1, "inference_error": 1}
+
+
+def test_silence_is_measured_from_the_last_frame_or_the_opening(
+    clock: Clock, statistics: Statistics
+) -> None:
+    clock.now_ms += 60_000
+    statistics.open_input()
+    clock.now_ms += 1900
+    assert judged(statistics)[0] == OK
+    clock.now_ms += 200
+    assert judged(statistics) == (WARN, "no image yet on /image for 2.1 s")
+    statistics.frame_in(clock())
+    assert judged(statistics)[0] == OK
+    clock.now_ms += 2500
+    assert judged(statistics) == (WARN, "input stalled: no image on /image for 2.5 s")
+
+
+def test_a_node_that_is_not_active_is_judged_by_its_last_configure(
+    clock: Clock, statistics: Statistics
+) -> None:
+    clock.now_ms += 60_000
+    for state in ("unconfigured", "configuring", "inactive", "finalized"):
+        assert judged(statistics, Situation(state)) == (OK, state)
+    failed = Situation("unconfigured", failure="configure failed: no weights at /a")
+    assert judged(statistics, failed) == (ERROR, "configure failed: no weights at /a")
+
+
+def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics) -> None:
+    situation = Situation(
+        "active", "", "nano", "a.safetensors", "cuda:0", "eager", "bf16", "/cam/image"
+    )
+    statistics.open_input()
+    clock.now_ms += 500
+    statistics.frame_in(clock())
+    statistics.frame_out(12_340_000, 45_670_000, 1920, 1080)
+    statistics.drop("replaced")
+    statistics.camera_info_missing()
+    made = status("depthforge: inference", situation, statistics.snapshot(), 2.0)
+    assert (made.name, made.hardware_id) == ("depthforge: inference", "cuda:0")
+    assert {entry.key: entry.value for entry in made.values} == {
+        "state": "active",
+        "backend": "eager",
+        "precision": "bf16",
+        "variant": "nano",
+        "checkpoint": "a.safetensors",
+        "input topic": "/cam/image",
+        "input size": "1920x1080",
+        "frames in": "1",
+        "frames out": "1",
+        "rate Hz": "1.0",
+        "latency p50 ms": "12.3",
+        "latency p99 ms": "12.3",
+        "frame age ms": "45.7",
+        "camera_info: missing": "1",
+        "dropped: replaced": "1",
+    }
