@@ -56,7 +56,7 @@ RVIZ_TOPICS = ("overlay", "semantic_color", "depth", "inverse_depth")
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     overrides = {
-        name: ParameterValue(given[name], value_type=kind)
+        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
         for name, kind in PARAMETER_ARGUMENTS.items()
         if given[name]
     }

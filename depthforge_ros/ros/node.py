@@ -39,6 +39,7 @@ RCLError = rclpy_implementation.RCLError
 
 HEARTBEAT_S = 1.0
 JOIN_TIMEOUT_S = 5.0
+SPIN_TIMEOUT_S = 0.25
 
 INPUT_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
@@ -305,7 +306,10 @@ def main(argv: list[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin()
+        # Not spin(): rclpy's signal handler wakes the executor before it ends the context, and an
+        # executor that is quick to look would wait again, for ever.
+        while rclpy.ok():
+            executor.spin_once(timeout_sec=SPIN_TIMEOUT_S)
     except ExternalShutdownException:
         pass
     except RCLError:
