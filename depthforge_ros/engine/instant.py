@@ -32,7 +32,8 @@ class InstantEngine:
             self._outputs = {
                 key: self._scene(*key)
             }  # one size at a time, so that memory stays flat
-        return self._outputs[key]
+        output = self._outputs[key]
+        return output if depth else CropOutput(output.scores, None)
 
     def _scene(self, batch: int, height: int, width: int) -> CropOutput:
         scores = torch.zeros(batch, len(self.variant.labels), height, width)

@@ -33,13 +33,12 @@ def finish_depth(
     Metric depth: multiplied with `metres`; +Inf in the sky and beyond the head's range, NaN where
     it is not a positive number (REP-117). Relative depth is left as it is.
     """
-    depth = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]  # [H, W]
     limit_m = variant.depth_head.max_depth_m
-    if limit_m is None:
-        return depth
-    beyond = depth >= 0.999 * limit_m
+    if limit_m is not None:
+        far = depth >= 0.999 * limit_m
+        depth = torch.where(depth > 0, depth * metres, torch.nan).masked_fill_(far, torch.inf)
+    depth = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]  # [H, W]
     sky = variant.labels.id_of("sky")
-    if sky is not None:
-        beyond |= labels == sky
-    depth = torch.where(depth > 0, depth * metres, torch.nan)
-    return torch.where(beyond, torch.inf, depth)
+    if limit_m is not None and sky is not None:
+        depth = depth.masked_fill_(labels == sky, torch.inf)
+    return depth
