@@ -25,7 +25,7 @@ class Sample:
     rgb: [H, W, 3] uint8. labels: [H, W] uint8 trainId, 255 unlabelled. depth_m: [H, W] float32
     metres along the optical axis, +Inf in the sky, NaN unknown, or None where the data set has
     none. domain: the data set; condition: the weather or light it was taken in. name: unique
-    within the domain.
+    within the domain. focal_px: focal length in pixels of this image, None where not known.
     """
 
     rgb: np.ndarray
@@ -34,6 +34,7 @@ class Sample:
     domain: str
     condition: str
     name: str
+    focal_px: float | None = None
 
 
 class SampleSource(Protocol):

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random scale, crop, flip and light of training samples. Numpy and OpenCV only.
+
+Everything random comes from the generator that is passed in, so a sample's augmentation depends
+on its number in the run alone: not on workers, processes or restarts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from depthforge_ros.frame import UNLABELLED
+from depthforge_ros.learning.samples import Sample
+
+CROP_TRIES = 10
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How a labelled image becomes a training crop.
+
+    crop: side of the square, pixels. short_side_px: the image is first brought to this short side
+    (None: as it is), then scaled by a factor from `scale`, log-uniform. max_class_share: crops
+    with more than this share of one class are drawn again, up to ten times. flip, photometric,
+    adverse: probabilities; adverse is what night and weather do to a sensor (darkness, colour
+    casts, noise, haze, blur).
+    """
+
+    crop: int
+    short_side_px: int | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    max_class_share: float = 0.75
+    flip: float = 0.5
+    photometric: float = 1.0
+    adverse: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.crop < 32 or self.crop % 32:
+            raise ValueError(f"crop is {self.crop}; wanted a multiple of 32")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {self.scale}; wanted two rising positive numbers")
+        for name in ("max_class_share", "flip", "photometric", "adverse"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; wanted 0..1")
+
+
+def augment(sample: Sample, rng: np.random.Generator, settings: AugmentSettings) -> Sample:
+    """A training crop of the sample: [crop, crop], padded with unlabelled black where too small."""
+    height, width = sample.labels.shape
+    base = 1.0 if settings.short_side_px is None else settings.short_side_px / min(height, width)
+    factor = base * float(np.exp(rng.uniform(*np.log(settings.scale))))
+    sample = resized(sample, factor)
+    sample = _cropped(sample, rng, settings)
+    if rng.random() < settings.flip:
+        sample = _mapped(sample, lambda image: np.ascontiguousarray(image[:, ::-1]))
+    rgb = sample.rgb
+    if rng.random() < settings.photometric:
+        rgb = photometric(rgb, rng)
+    if rng.random() < settings.adverse:
+        rgb = adverse(rgb, rng)
+    return dataclasses.replace(sample, rgb=rgb)
+
+
+def resized(sample: Sample, factor: float) -> Sample:
+    """The sample at `factor` times its size: rgb by area or linearly, labels and depth by nearest.
+
+    Depth stays what it was: a camera with another focal length sees the same world.
+    """
+    height, width = (max(1, round(side * factor)) for side in sample.labels.shape)
+    if sample.labels.shape == (height, width):
+        return sample
+    depth, focal_px = sample.depth_m, sample.focal_px
+    smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    nearest = cv2.INTER_NEAREST_EXACT
+    return dataclasses.replace(
+        sample,
+        rgb=cv2.resize(sample.rgb, (width, height), interpolation=smooth),
+        labels=cv2.resize(sample.labels, (width, height), interpolation=nearest),
+        depth_m=None
+        if depth is None
+        else cv2.resize(depth, (width, height), interpolation=nearest),
+        focal_px=None if focal_px is None else focal_px * factor,
+    )
+
+
+def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings) -> Sample:
+    size = settings.crop
+    height, width = sample.labels.shape
+    down, right = max(0, size - height), max(0, size - width)
+    if down or right:
+        depth = sample.depth_m
+        sample = dataclasses.replace(
+            sample,
+            rgb=np.pad(sample.rgb, ((0, down), (0, right), (0, 0))),
+            labels=np.pad(sample.labels, ((0, down), (0, right)), constant_values=UNLABELLED),
+            depth_m=None
+            if depth is None
+            else np.pad(depth, ((0, down), (0, right)), constant_values=np.nan),
+        )
+        height, width = sample.labels.shape
+    for _ in range(CROP_TRIES):
+        top = int(rng.integers(0, height - size + 1))
+        left = int(rng.integers(0, width - size + 1))
+        labels = sample.labels[top : top + size, left : left + size]
+        counts = np.bincount(labels.ravel(), minlength=256)[:UNLABELLED]
+        if np.count_nonzero(counts) > 1 and counts.max() <= settings.max_class_share * counts.sum():
+            break
+    return _mapped(sample, lambda image: image[top : top + size, left : left + size])
+
+
+def _mapped(sample: Sample, change: Callable[[np.ndarray], np.ndarray]) -> Sample:
+    depth = sample.depth_m
+    return dataclasses.replace(
+        sample,
+        rgb=change(sample.rgb),
+        labels=change(sample.labels),
+        depth_m=None if depth is None else change(depth),
+    )
+
+
+def photometric(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness ±32, contrast and saturation ×0.5..1.5, hue ±18°·2, each with probability 1/2.
+
+    The distortion of SSD (arXiv 1512.02325). rgb: [H, W, 3] uint8, and so is the result.
+    """
+    contrast = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    brightness = rng.uniform(-32, 32) if rng.random() < 0.5 else 0.0
+    levels = np.arange(256, dtype=np.float32) * contrast + brightness
+    rgb = cv2.LUT(rgb, levels.clip(0, 255).astype(np.uint8))
+    saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    hue = int(rng.integers(-18, 19)) if rng.random() < 0.5 else 0
+    if saturation == 1.0 and hue == 0:
+        return rgb
+    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
+    steps = np.arange(256)
+    table = np.stack([(steps + hue) % 180, (steps * saturation).clip(0, 255), steps], axis=-1)
+    hsv = cv2.LUT(hsv, table.astype(np.uint8)[None])  # [1, 256, 3]: one table a channel
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def adverse(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What night and weather do to a sensor, in random strength. [H, W, 3] uint8 to the same."""
+    height, width = rgb.shape[:2]
+    image = (rgb.astype(np.float32) / 255) ** 2.2  # linear light
+    if rng.random() < 0.5:  # haze or falling snow lifts the dark and flattens the rest
+        veil, air = rng.uniform(0.0, 0.6), rng.uniform(0.3, 0.9)
+        image = image * (1 - veil) + air * veil
+    if rng.random() < 0.7:  # darkness, with the colour of street lamps or moonlight
+        image = image * rng.uniform(0.05, 0.6) * rng.uniform(0.6, 1.4, 3).astype(np.float32)
+        ramp = np.linspace(rng.uniform(0.3, 1), rng.uniform(0.5, 1.5), height, dtype=np.float32)
+        image *= ramp[:, None, None]  # headlights reach the lower part
+    electrons = rng.uniform(60, 2000)  # at full scale: shot noise, then read noise
+    noise = rng.standard_normal((height, width, 3), dtype=np.float32)
+    image = image + noise * np.sqrt(np.maximum(image, 0) / electrons + rng.uniform(0, 0.01) ** 2)
+    image = image * (rng.uniform(0.3, 0.9) / max(float(np.percentile(image, 97)), 0.02))  # exposure
+    image = (255 * np.clip(image, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.5))
+    return image

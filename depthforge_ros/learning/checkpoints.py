@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run leaves on disk: a state to resume from, and weights to use.
+
+Both are written whole or not at all: to a temporary file, flushed to the disk, then renamed. A
+kill or a full disk leaves the previous file as it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthforge_ros import strict
+from depthforge_ros.learning.config import TrainConfig
+from depthforge_ros.variant import Variant, variant_differences, variant_from_mapping
+
+STATE = "state.pt"
+RESUMABLE_CHANGES = {
+    "output", "workers", "threads", "save_every", "log_every", "validate_every",
+    "validate_samples", "tensorboard", "validate",
+}  # fmt: skip
+"""Settings that may change between a run and its continuation: the loss curve stays the same."""
+
+
+class ResumeError(ValueError):
+    """The state on disk is of another run; the text says in which fields."""
+
+
+def save_state(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the state of a run. Raises OSError; the previous state is then untouched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / STATE
+    partial = path.with_name(f".{STATE}.{os.getpid()}.partial")
+    try:
+        try:
+            with partial.open("wb") as file:
+                torch.save(dict(content), file)
+                file.flush()
+                os.fsync(file.fileno())
+        except RuntimeError as error:  # torch's zip writer hides the disk's error
+            raise OSError(f"{path} could not be written: {error}") from error
+        partial.replace(path)
+        sync_folder(folder)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in the folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_state(folder: Path, config: TrainConfig, variant: Variant) -> dict[str, Any] | None:
+    """The state of the run in `folder`, None where it never saved one.
+
+    Raises ResumeError where it belongs to another variant or configuration, naming the fields.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    differences = variant_differences(variant_from_mapping(state["variant"]), variant)
+    if not differences:
+        stored, wanted = state["config"], strict.plain(config)
+        differences = [
+            f"{key}: stored {stored.get(key)}, wanted {wanted[key]}"
+            for key in wanted
+            if key not in RESUMABLE_CHANGES and stored.get(key) != wanted[key]
+        ]
+    if differences:
+        raise ResumeError(f"{path} is of another run: {'; '.join(differences)}")
+    return state
+
+
+class Average:
+    """Exponential moving average of the trained parameters, in float32 (or wider)."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
+        """After `step` steps. Early on the average is short, so that it forgets the start."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        names = list(self.values)
+        torch._foreach_lerp_(
+            [self.values[name] for name in names],
+            [parameters[name].detach() for name in names],
+            1 - decay,
+        )
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Continue from stored values."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+
+class Swapped:
+    """Inside the `with` block the network computes with the averaged weights, if there are any."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], average: Average | None) -> None:
+        self.parameters, self.average = parameters, average
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *error: object) -> None:
+        self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        if self.average is None:
+            return
+        for name, value in self.average.values.items():
+            parameter = self.parameters[name]
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)

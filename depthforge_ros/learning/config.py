@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of one training run: config/train/*.yaml, read strictly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from depthforge_ros import strict
+from depthforge_ros.learning import datasets
+from depthforge_ros.learning.augment import AugmentSettings
+from depthforge_ros.learning.losses import LossSettings
+from depthforge_ros.learning.samples import SampleSource
+from depthforge_ros.learning.street_cache import HeldOutStreets, RenderSettings, StreetCache
+from depthforge_ros.variant import Variant, load_variant
+
+
+class Stage(Enum):
+    """What is trained."""
+
+    METHOD = "method"
+    """Tokens, refinement and head on frozen encoders: the paper."""
+    VISUAL = "visual"
+    """The visual encoder itself, on dense labels, where no foundation weights exist."""
+    DEPTH = "depth"
+    """The depth encoder and its head, on metric depth."""
+
+
+class DatasetKind(Enum):
+    """A data set by name; see learning/datasets.py for the layouts."""
+
+    CITYSCAPES = "cityscapes"
+    GTA5 = "gta5"
+    BDD100K = "bdd100k"
+    MAPILLARY = "mapillary"
+    ACDC = "acdc"
+    CAMVID = "camvid"
+    STREET = "street"
+    """Rendered street worlds in `root` (training)."""
+    STREET_HELD_OUT = "street_held_out"
+    """Street worlds whose seeds are never trained on, rendered when asked for (validation)."""
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """One data set of a mixture.
+
+    root: its folder. split: where it has splits. only: ACDC's conditions or CamVid's sequences.
+    weight: share of the samples drawn from it, relative to the others. frames: how many held-out
+    street frames. render: streets to render into `root` while training runs.
+    """
+
+    kind: DatasetKind
+    root: Path = Path()
+    split: str = ""
+    only: tuple[str, ...] = ()
+    weight: float = 1.0
+    frames: int = 36
+    render: RenderSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"weight of {self.kind.value} is {self.weight}; wanted more than 0")
+        if self.render is not None and self.kind is not DatasetKind.STREET:
+            raise ValueError(f"render is for street; this data set is {self.kind.value}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run. Paths are relative to the working directory.
+
+    variant: name or yaml file. output: folder of checkpoints and logs. steps: optimiser steps.
+    batch: samples a process and micro-step. accumulate: micro-steps a step. lr: peak of the
+    one-cycle schedule, warmup its rising share. clip_norm: of the gradient. ema: decay of the
+    averaged weights, None without. weights: frozen parts (method), or a start for the encoder
+    (visual, depth: a file with `visual.*` serves the depth encoder too). save_every, log_every,
+    validate_every: steps. validate_samples: of every validation set.
+    """
+
+    stage: Stage
+    variant: str
+    output: Path
+    train: tuple[DatasetSettings, ...]
+    validate: tuple[DatasetSettings, ...]
+    augment: AugmentSettings
+    steps: int
+    batch: int
+    accumulate: int = 1
+    lr: float = 1e-4
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    clip_norm: float | None = None
+    ema: float | None = None
+    weights: tuple[Path, ...] = ()
+    losses: LossSettings = field(default_factory=LossSettings)
+    seed: int = 0
+    workers: int = 1
+    threads: int | None = None
+    autocast: bool = True
+    save_every: int = 500
+    log_every: int = 20
+    validate_every: int = 2000
+    validate_samples: int = 100
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "save_every", "log_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")
+        if not self.train:
+            raise ValueError("train is empty; wanted at least one data set")
+        if not 0.0 < self.warmup < 1.0:
+            raise ValueError(f"warmup is {self.warmup}; wanted between 0 and 1")
+        if self.ema is not None and not 0.0 < self.ema < 1.0:
+            raise ValueError(f"ema is {self.ema}; wanted between 0 and 1, or null")
+        if self.stage is Stage.DEPTH:
+            flat = [d.kind.value for d in self.train if d.kind is not DatasetKind.STREET]
+            if flat:
+                raise ValueError(f"stage depth needs metric depth, which {flat} do not have")
+
+    def load_variant(self) -> Variant:
+        """The variant; raises ValueError where it is unknown."""
+        return load_variant(self.variant)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """A configuration from yaml. Raises ValueError naming file, key and what was wanted."""
+    if not path.is_file():
+        raise ValueError(f"no configuration at {path}")
+    return strict.read_yaml(path, TrainConfig, {})
+
+
+def open_dataset(settings: DatasetSettings) -> SampleSource:
+    """The data set itself. Raises DatasetLayoutError where its files are missing."""
+    root, split, only = settings.root, settings.split, settings.only
+    match settings.kind:
+        case DatasetKind.CITYSCAPES:
+            return datasets.cityscapes(root, split)
+        case DatasetKind.GTA5:
+            return datasets.gta5(root)
+        case DatasetKind.BDD100K:
+            return datasets.bdd100k(root, split)
+        case DatasetKind.MAPILLARY:
+            return datasets.mapillary(root, split)
+        case DatasetKind.ACDC:
+            return datasets.acdc(root, split, only or datasets.ACDC_CONDITIONS)
+        case DatasetKind.CAMVID:
+            return datasets.camvid(root, only)
+        case DatasetKind.STREET:
+            return StreetCache(root)
+        case DatasetKind.STREET_HELD_OUT:
+            return HeldOutStreets(settings.frames)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop, the same for every stage, one process or several. Read `Run.train` first."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from depthforge_ros import strict
+from depthforge_ros.learning.batches import Batch, BatchStream, Share, load_batches
+from depthforge_ros.learning.checkpoints import Average, Swapped, load_state, save_state
+from depthforge_ros.learning.config import TrainConfig, open_dataset
+from depthforge_ros.learning.tasks import Task, mean_over_processes
+from depthforge_ros.network.weights import save_weights
+from depthforge_ros.variant import variant_to_mapping
+
+WEIGHTS = "weights.safetensors"
+LOG = "log.jsonl"
+NO_DECAY = ("pos_embed", "cls_token", "level_embed", "level_encoding", "tokens.a", "tokens.b")
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss is NaN or infinite; the batch that did it was saved."""
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trained parameters in two groups: those with weight decay, and norms, embeddings,
+    tokens, scales and biases without.
+    """
+    decayed, free = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            without = parameter.dim() < 2 or name.endswith(NO_DECAY)
+            (free if without else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
+    """The learning rate of a step: up from peak / 25 along a cosine for the share `warmup` of the
+    run, then down along another to nearly nothing (Smith, arXiv 1708.07120).
+    """
+    rising = warmup * steps
+    low, high = (peak / 25, peak) if step < rising else (peak / 1e4, peak)
+    way = step / rising if step < rising else 1 - (step - rising) / (steps - rising)
+    return low + (high - low) * (1 - math.cos(math.pi * way)) / 2
+
+
+class Run:
+    """One training run: task, optimiser, schedule, average and data, resumable as a whole."""
+
+    def __init__(self, task: Task, config: TrainConfig, device: torch.device) -> None:
+        self.task, self.config, self.device = task, config, device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.processes = dist.get_world_size() if dist.is_initialized() else 1
+        task.to(device, memory_format=torch.channels_last)  # convolutions run faster in it
+        self.parameters = {n: p for n, p in task.named_parameters() if p.requires_grad}
+        self.optimiser = torch.optim.AdamW(
+            decay_groups(task, config.weight_decay), lr=config.lr, fused=True
+        )
+        self.average = None if config.ema is None else Average(self.parameters, config.ema)
+        self.step = 0
+        self.skipped = 0
+        self.model: nn.Module = task
+        if self.processes > 1:
+            self.model = DistributedDataParallel(task, find_unused_parameters=False)
+
+    # ---- state -----------------------------------------------------------------------------
+
+    def resume(self) -> bool:
+        """Continue from the state in the output folder; False where there is none.
+
+        Raises ResumeError where it is of another run.
+        """
+        variant = self.task.network.variant
+        state = load_state(self.config.output, self.config, variant)
+        if state is None:
+            return False
+        own = self._own_state()
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(state["model"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load(state["average"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        return True
+
+    def save(self) -> None:
+        """Write state and weights. Raises OSError; the previous files are then untouched."""
+        if self.rank:
+            return
+        config, variant = self.config, self.task.network.variant
+        save_state(
+            config.output,
+            {
+                "variant": variant_to_mapping(variant),
+                "config": strict.plain(config),
+                "model": self._own_state(),
+                "optimiser": self.optimiser.state_dict(),
+                "average": None if self.average is None else self.average.values,
+                "step": self.step,
+                "skipped": self.skipped,
+            },
+        )
+        with Swapped(self.parameters, self.average):
+            exported = self.task.exported()
+            weights = {
+                name: value.detach().cpu().contiguous()
+                for name, value in self.task.network.state_dict().items()
+                if name.startswith(exported)
+            }
+            notes = {"depthforge.step": str(self.step), "depthforge.stage": config.stage.value}
+            save_weights(weights, variant, config.output / WEIGHTS, notes)
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """What is trained, and what the task holds beside the network; frozen weights stay out."""
+        return {
+            name: value
+            for name, value in self.task.state_dict().items()
+            if name in self.parameters or not name.startswith("network.")
+        }
+
+    # ---- training --------------------------------------------------------------------------
+
+    def train(self, until: int | None = None) -> None:
+        """Train from where the run stands to step `until`, or to the end.
+
+        Raises NotFiniteError where the loss is, after saving the batch to the output folder.
+        """
+        config = self.config
+        end = min(until or config.steps, config.steps)
+        batches = self._batches(end)
+        bar = tqdm(
+            total=config.steps,
+            initial=self.step,
+            unit="step",
+            disable=self.rank > 0,
+            smoothing=0.05,
+        )
+        window: dict[str, Tensor] = {}
+        counted, since = 0, time.monotonic()
+        self.task.train()
+        while self.step < end:
+            parts = self._one_step(batches)
+            for name, value in parts.items():
+                window[name] = window.get(name, value.new_zeros(())) + value
+            counted += 1
+            bar.update()
+            if self.step % config.log_every == 0 or self.step == end:
+                means = {name: float(value) / counted for name, value in window.items()}
+                elapsed = time.monotonic() - since
+                samples = counted * config.batch * config.accumulate * self.processes
+                bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+                self.log(
+                    means
+                    | {"lr": self.optimiser.param_groups[0]["lr"], "samples_s": samples / elapsed}
+                )
+                window, counted, since = {}, 0, time.monotonic()
+            if self.step % config.save_every == 0 or self.step == end:
+                self.save()
+            if self.step % config.validate_every == 0 or self.step == config.steps:
+                self.validate()
+                since = time.monotonic()
+        bar.close()
+
+    def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        config = self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = one_cycle(self.step, config.steps, config.lr, config.warmup)
+        parts: dict[str, Tensor] = {}
+        for micro in range(config.accumulate):
+            batch = next(batches)
+            self._report(batch)
+            batch = batch.to(self.device)
+            last = micro + 1 == config.accumulate
+            waiting = nullcontext() if last or self.processes == 1 else self.model.no_sync()
+            with waiting:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
+                    loss = self.model(batch)
+                self._check(loss.total, batch)
+                (loss.total / config.accumulate).backward()
+            for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
+                parts[name] = parts.get(name, value.new_zeros(())) + value / config.accumulate
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.average is not None:
+            self.average.update(self.parameters, self.step)
+        return parts
+
+    def _check(self, loss: Tensor, batch: Batch) -> None:
+        value = float(mean_over_processes(loss.detach()))
+        if math.isfinite(value):
+            return
+        path = self.config.output / f"not_finite_step{self.step}_process{self.rank}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: getattr(batch, name).cpu() for name in ("images", "labels", "depth_m")}
+        torch.save({**tensors, "names": list(batch.names), "numbers": list(batch.numbers)}, path)
+        raise NotFiniteError(
+            f"loss is {value} at step {self.step}; the batch is in {path}: {', '.join(batch.names)}"
+        )
+
+    def _batches(self, end: int) -> Iterator[Batch]:
+        config = self.config
+        share = Share(
+            config.batch,
+            first=self.step * config.accumulate * self.processes + self.rank,
+            every=self.processes,
+            end=end * config.accumulate * self.processes,
+        )
+        sources = [open_dataset(settings) for settings in config.train]
+        weights = [settings.weight for settings in config.train]
+        stream = BatchStream(sources, weights, config.augment, share, config.seed)
+        return load_batches(stream, config.workers)
+
+    def _report(self, batch: Batch) -> None:
+        for name in batch.skipped:
+            self.skipped += 1
+            tqdm.write(f"skipped unreadable image {self.skipped}: {name}")
+
+    # ---- log and validation ----------------------------------------------------------------
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """One line of JSON in the output folder."""
+        if self.rank:
+            return
+        self.config.output.mkdir(parents=True, exist_ok=True)
+        with (self.config.output / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.step, **values}) + "\n")
+
+    def validate(self) -> None:
+        """Log what the task measures on the validation sets, with the averaged weights."""
+        if self.rank or not self.config.validate:
+            return
+        self.task.eval()
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast)
+        with Swapped(self.parameters, self.average), torch.no_grad(), autocast:
+            for settings in self.config.validate:
+                source = open_dataset(settings)
+                measured = self.task.validate(source, self.config.validate_samples)
+                name = settings.kind.value
+                line = {f"{name}/{key}": value for key, value in measured.items()}
+                self.log(line)
+                tqdm.write(f"step {self.step} " + " ".join(f"{k} {v:.4f}" for k, v in line.items()))
+        self.task.train()

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Street worlds rendered once and kept on disk, because training sees each frame many times.
+
+A drive is a folder `SEED_CONDITION/` with rgb.npy [F, H, W, 3] uint8, labels.npy [F, H, W] uint8,
+depth_m.npy [F, H, W] float16 and focal_px.npy [F] float32. It appears whole or not at all, so one
+process may render while others train, and a killed renderer goes on where it was.
+
+    python -m depthforge_ros.learning.street_cache FOLDER --drives 600
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from depthforge_ros.learning.samples import Sample
+from depthforge_ros.street import CONDITIONS, HELD_OUT_SEEDS, TRAIN_SEEDS, StreetDrive
+
+SEED_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """What to render: `drives` of `frames` each, pixels, frames a second.
+
+    Drive i has the i-th training seed and condition i modulo six. A low rate makes the frames of
+    a drive differ.
+    """
+
+    drives: int
+    frames: int = 6
+    width: int = 512
+    height: int = 384
+    rate_hz: float = 0.25
+
+
+def render_drive(folder: Path, seed: int, condition: str, settings: RenderSettings) -> bool:
+    """Render one drive below `folder`; False where it was there already."""
+    target = folder / f"{seed:0{SEED_DIGITS}d}_{condition}"
+    if target.is_dir():
+        return False
+    drive = StreetDrive(
+        seed, condition, settings.width, settings.height, settings.frames, settings.rate_hz
+    )
+    frames = list(drive)
+    partial = folder / f".{target.name}.{os.getpid()}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        np.save(partial / "rgb.npy", np.stack([frame.rgb for frame in frames]))
+        np.save(partial / "labels.npy", np.stack([frame.labels for frame in frames]))
+        depth = np.stack([frame.depth_m for frame in frames])
+        np.save(partial / "depth_m.npy", depth.astype(np.float16))
+        focal_px = np.array([frame.intrinsics[0, 0] for frame in frames], np.float32)
+        np.save(partial / "focal_px.npy", focal_px)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise another renderer was faster
+                raise
+            return False
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return True
+
+
+def render(folder: Path, settings: RenderSettings) -> int:
+    """Render every drive that is not there yet; how many were rendered."""
+    jobs = [
+        (TRAIN_SEEDS[index], CONDITIONS[index % len(CONDITIONS)])
+        for index in range(settings.drives)
+    ]
+    bar = tqdm(jobs, desc="rendering streets", unit="drive")
+    return sum(render_drive(folder, seed, condition, settings) for seed, condition in bar)
+
+
+class StreetCache:
+    """Rendered drives as a data set that may grow while it is used: `refresh` looks again."""
+
+    domain = "street"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._drives: list[Path] = []
+        self._starts = np.zeros(1, np.int64)  # first frame of every drive, and the total
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Add the drives that were finished since. Existing positions keep their frames only in a
+        cache that is no longer written to.
+        """
+        drives = sorted(path for path in self.folder.glob("[0-9]*_*") if path.is_dir())
+        if len(drives) == len(self._drives):
+            return
+        counts = [len(np.load(drive / "labels.npy", mmap_mode="r")) for drive in drives]
+        self._drives, self._starts = drives, np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"frame {index} is not in a cache of {len(self)}")
+        position = int(np.searchsorted(self._starts, index, side="right")) - 1
+        drive, frame = self._drives[position], index - int(self._starts[position])
+        rgb, labels, depth, focal_px = (
+            np.array(np.load(drive / f"{name}.npy", mmap_mode="r")[frame])
+            for name in ("rgb", "labels", "depth_m", "focal_px")
+        )
+        seed, condition = drive.name.split("_")
+        depth_m, name = depth.astype(np.float32), f"{seed}/{frame}"
+        return Sample(rgb, labels, depth_m, self.domain, condition, name, float(focal_px))
+
+
+@dataclass(frozen=True)
+class HeldOutStreets:
+    """Street worlds that are never trained on, rendered when asked for: every condition in turn.
+
+    frames: how many frames altogether; each has a seed of its own.
+    """
+
+    frames: int
+    width: int = 512
+    height: int = 384
+    domain: str = "street"
+
+    def __post_init__(self) -> None:
+        most = len(HELD_OUT_SEEDS)
+        if not 1 <= self.frames <= most:
+            raise ValueError(f"frames is {self.frames}; wanted 1..{most}, one a held-out seed")
+
+    def __len__(self) -> int:
+        return self.frames
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.frames:
+            raise IndexError(f"frame {index} is not among {self.frames}")
+        seed, condition = HELD_OUT_SEEDS[index], CONDITIONS[index % len(CONDITIONS)]
+        frame = StreetDrive(seed, condition, self.width, self.height, frames=1)[0]
+        return Sample(
+            frame.rgb,
+            frame.labels,
+            frame.depth_m,
+            self.domain,
+            condition,
+            f"{seed:08d}/0",
+            float(frame.intrinsics[0, 0]),
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Render from the command line."""
+    parser = argparse.ArgumentParser(description=render.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--drives", type=int, required=True)
+    parser.add_argument("--frames", type=int, default=RenderSettings.frames)
+    parser.add_argument("--width", type=int, default=RenderSettings.width)
+    parser.add_argument("--height", type=int, default=RenderSettings.height)
+    args = parser.parse_args(argv)
+    render(args.folder, RenderSettings(args.drives, args.frames, args.width, args.height))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`depthforge train CONFIG`: one stage of training, resumed where it was left.
+
+Several GPUs: `torchrun --nproc-per-node 4 -m depthforge_ros.cli train CONFIG`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from depthforge_ros.learning.batches import BatchStream, Share
+from depthforge_ros.learning.config import (
+    DatasetSettings,
+    Stage,
+    TrainConfig,
+    open_dataset,
+    read_config,
+)
+from depthforge_ros.learning.loop import Run
+from depthforge_ros.learning.pretrain import DepthTask, VisualTask
+from depthforge_ros.learning.street_cache import StreetCache
+from depthforge_ros.learning.tasks import MethodTask, Task
+from depthforge_ros.network.depthforge import FROZEN_PARTS, DepthForge
+from depthforge_ros.network.weights import WeightsError, read_weights
+from depthforge_ros.variant import variant_differences
+
+FIRST_FRAMES = 48
+WEIGHED_SAMPLES = 200
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("config", type=Path, help="yaml file; see config/train/")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+
+
+def run(args: Namespace) -> int:
+    """Train until the end; a run that was stopped goes on where it was last saved."""
+    config = read_config(args.config)
+    device = join_processes(args.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    main_process = not dist.is_initialized() or dist.get_rank() == 0
+    renderers = [start_renderer(d) for d in config.train if d.render and main_process]
+    try:
+        for settings in config.train:
+            if settings.render is not None:
+                wait_for_frames(settings, renderers)
+        training = Run(build_task(config), config, device)
+        if training.resume():
+            tqdm.write(f"resumed at step {training.step}")
+        training.train()
+    finally:
+        for renderer in renderers:
+            renderer.terminate()
+            renderer.wait()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+def join_processes(device: str | None) -> torch.device:
+    """Join torchrun's process group, if it started us; the device of this process."""
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return torch.device(name)
+    if name == "cuda":
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(name)
+    dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
+    return torch.device(name)
+
+
+def build_task(config: TrainConfig) -> Task:
+    """The network of the variant with its given weights, inside the task of the stage.
+
+    Raises WeightsError where a weight is missing, unexpected or of another shape.
+    """
+    torch.manual_seed(config.seed)
+    network = DepthForge(config.load_variant())
+    if config.stage is Stage.METHOD:
+        task: Task = MethodTask(network, config.losses, config.seed)
+        load_parts(network, config.weights, FROZEN_PARTS)
+        return task
+    if config.stage is Stage.DEPTH:
+        task = DepthTask(network)
+        if config.weights:
+            start_depth(network, config.weights)
+        return task
+    visual = VisualTask(network)
+    if config.weights:
+        load_parts(network, config.weights, ("visual",))
+    sources = [open_dataset(settings) for settings in config.train]
+    weights = [settings.weight for settings in config.train]
+    stream = BatchStream(sources, weights, config.augment, Share(1, 0, 1, 0), config.seed + 1)
+    visual.weigh_classes(stream.sample(n, []).labels for n in range(WEIGHED_SAMPLES))
+    return visual
+
+
+def load_parts(network: DepthForge, paths: tuple[Path, ...], parts: tuple[str, ...]) -> None:
+    """Fill exactly these parts of the network from files of ours.
+
+    Raises WeightsError naming what is missing or does not fit.
+    """
+    prefixes = tuple(f"{part}." for part in parts)
+    wanted = {k: v for k, v in network.state_dict().items() if k.startswith(prefixes)}
+    faults = []
+    for path in paths:
+        state, stored = read_weights(path)
+        if stored is not None and (differences := variant_differences(stored, network.variant)):
+            raise WeightsError(f"{path} is of another variant: {'; '.join(differences)}")
+        for name, value in state.items():
+            if name not in wanted:
+                faults.append(f"unexpected or doubled {name} in {path}")
+            elif wanted[name].shape != value.shape:
+                faults.append(f"{name} is {list(value.shape)}, wanted {list(wanted[name].shape)}")
+            else:
+                wanted.pop(name).copy_(value)
+    faults += [f"missing {name}" for name in wanted]
+    if faults:
+        raise WeightsError(f"weights {[str(p) for p in paths]}: {'; '.join(faults[:10])}")
+
+
+def start_depth(network: DepthForge, paths: tuple[Path, ...]) -> None:
+    """Continue a depth encoder and its head, or start the encoder as a copy of a visual one.
+
+    Raises WeightsError where the files hold neither for this shape.
+    """
+    state = {name: value for path in paths for name, value in read_weights(path)[0].items()}
+    if any(name.startswith("depth.") for name in state):
+        return load_parts(network, paths, ("depth", "depth_head"))
+    missing = []
+    with torch.no_grad():
+        for name, parameter in network.depth.named_parameters():
+            value = state.get(f"visual.{name}")
+            if value is None or value.shape != parameter.shape:
+                missing.append(name)
+            else:
+                parameter.copy_(value)
+    if missing:
+        raise WeightsError(f"{[str(p) for p in paths]} have no fitting visual {missing[:5]}")
+
+
+def start_renderer(settings: DatasetSettings) -> subprocess.Popen[bytes]:
+    """A process that renders streets into the data set's folder while we train."""
+    render = settings.render
+    assert render is not None
+    settings.root.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "depthforge_ros.learning.street_cache", str(settings.root)]
+    for name in ("drives", "frames", "width", "height"):
+        command += [f"--{name}", str(getattr(render, name))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+
+def wait_for_frames(settings: DatasetSettings, renderers: list[subprocess.Popen[bytes]]) -> None:
+    """Until the cache holds enough to begin with. Raises RuntimeError where a renderer died."""
+    render = settings.render
+    assert render is not None
+    needed = min(FIRST_FRAMES, render.drives * render.frames)
+    settings.root.mkdir(parents=True, exist_ok=True)
+    while len(StreetCache(settings.root)) < needed:
+        if any(renderer.poll() not in (None, 0) for renderer in renderers):
+            raise RuntimeError(f"the renderer of {settings.root} failed")
+        time.sleep(1.0)
