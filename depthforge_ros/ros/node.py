@@ -7,6 +7,7 @@ Three threads: the executor's runs short callbacks, the worker's infers the newe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from depthforge_ros.ros import diagnostics
@@ -39,7 +41,7 @@ RCLError = rclpy_implementation.RCLError
 
 HEARTBEAT_S = 1.0
 JOIN_TIMEOUT_S = 5.0
-SPIN_TIMEOUT_S = 0.25
+SPIN_TIMEOUT_S = 0.1
 
 INPUT_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
@@ -55,10 +57,14 @@ INPUTS: dict[str, tuple[type, str]] = {
 class DepthForgeNode(LifecycleNode):
     """Lifecycle: unconfigured -configure-> inactive (network loaded) -activate-> active."""
 
-    def __init__(self) -> None:
-        """Raises ValueError, or rclpy's InvalidParameter exceptions, for a bad start value."""
+    def __init__(self, wanted: Callable[[], bool] = rclpy.ok) -> None:
+        """wanted: whether the process goes on; asked while configure loads.
+
+        Raises ValueError, or rclpy's InvalidParameter exceptions, for a bad start value.
+        """
         super().__init__("depthforge")
         self._survive_wrong_transitions()
+        self._wanted = wanted
         self.declare_parameters("", declarations())
         self._values = Parameters(
             **{name: self.get_parameter(name).value for name, _, _ in declarations()}
@@ -120,7 +126,7 @@ class DepthForgeNode(LifecycleNode):
             topic=self.resolve_topic_name(INPUTS[values.image_transport][1]),
         )
         try:
-            pipeline = run_abandonable(lambda: load_pipeline(values), self.context.ok)
+            pipeline = run_abandonable(lambda: load_pipeline(values), self._wanted)
             self._inference = Inference(self, pipeline, self._statistics, lambda: self._values)
         except AbandonedError:
             return self._configure_failed("configure was given up because the process ends")
@@ -292,12 +298,18 @@ def main(argv: list[str] | None = None) -> int:
     # PyTorch's idle threads spin by default. Beside a camera driver and a planner they take the
     # very cores that the thread they wait for needs. It counts once PyTorch is imported, later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # rclpy's own handler ends the context. Without this, Python would raise KeyboardInterrupt on
-    # top, into whatever line is running.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    rclpy.init(args=argv)
+    # Handlers of our own: rclpy's end the context under running callbacks, and Python's raises
+    # KeyboardInterrupt into whatever line is running.
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: signals.append(received))
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+
+    def wanted() -> bool:
+        return not signals and rclpy.ok()
+
     try:
-        node = DepthForgeNode()
+        node = DepthForgeNode(wanted)
     except (ValueError, InvalidParameterTypeException, InvalidParameterValueException) as error:
         print(f"depthforge_node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
@@ -305,17 +317,10 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("depthforge_ros").addHandler(_RosLog(node))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    try:
-        # Not spin(): rclpy's signal handler wakes the executor before it ends the context, and an
-        # executor that is quick to look would wait again, for ever.
-        while rclpy.ok():
+    with contextlib.suppress(ExternalShutdownException):
+        while wanted():
+            # Python handles a signal once the executor's wait is over.
             executor.spin_once(timeout_sec=SPIN_TIMEOUT_S)
-    except ExternalShutdownException:
-        pass
-    except RCLError:
-        # A transition that the end interrupts can no longer be announced.
-        if rclpy.ok():
-            raise
     ended = node.close()
     rclpy.try_shutdown()
     if not ended:
