@@ -10,9 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from depthforge_ros.network import weights
 from depthforge_ros.network.depthforge import DepthForge
-from depthforge_ros.network.weights import WeightsError, load_weights, read_weights, save_weights
+from depthforge_ros.network.weights import (
+    WeightsError,
+    files,
+    load_weights,
+    read_weights,
+    save_weights,
+)
 from depthforge_ros.variant import load_variant, variant_to_mapping
 
 TINY = Path(__file__).parent / "data" / "tiny"
@@ -134,7 +139,7 @@ def test_a_failed_save_leaves_the_older_file_alone(tmp_path, variant, monkeypatc
         Path(target).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full_disk)
+    monkeypatch.setattr(files, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_weights(state, variant, path)
     assert path.read_bytes() == before
