@@ -12,6 +12,8 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from textwrap import dedent, indent
 from typing import NamedTuple, Protocol
 
 from depthforge_ros import __version__
@@ -69,16 +71,23 @@ def _benchmark() -> VerbModule:
     return benchmark
 
 
+def _train() -> VerbModule:
+    from depthforge_ros.learning import train
+
+    return train
+
+
 VERBS = {
     "demo": Verb("images through the real node over DDS into masks you can look at", _demo),
     "play": Verb("publish a folder of images or a bag as if it were live", _play),
     "annotate": Verb("write a bag with masks and depth beside the images of another", _annotate),
     "benchmark": Verb("measure what the node costs, from the stamp to the mask", _benchmark),
+    "train": Verb("train one stage of a network, or go on where it was stopped", _train),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code. Bad input is one line on stderr and exit code 2."""
+    """Run one verb; the exit code. Bad input is told in short on stderr, with exit code 2."""
     # Before PyTorch comes: its threads spin while they wait, and on a machine that does something
     # else besides, each wait then costs a slice of the scheduler's time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -115,9 +124,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if "--traceback" in arguments:
             raise
-        text = " ".join(str(error).split())
+        text = told(error)
     print(f"depthforge {name}: {text}", file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def told(error: Exception) -> str:
+    """The text of an error: one line, and below it what the error indents by two or more.
+
+    So a folder tree or a list of faults keeps its lines, and a wrapped sentence does not.
+    """
+    parts = []
+    for indented, lines in groupby(str(error).splitlines(), lambda line: line.startswith("  ")):
+        text = "\n".join(lines)
+        parts.append(indent(dedent(text), "  ") if indented else " ".join(text.split()))
+    return "\n".join(part for part in parts if part)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,10 @@ def test_help_shows_the_defaults_that_say_something(
     [
         (ValueError("crop is 7;\n wanted 16"), "depthforge echo: crop is 7; wanted 16\n"),
         (
+            ValueError("no folder x; expected:\n        x/images\n          NAME.png"),
+            "depthforge echo: no folder x; expected:\n  x/images\n    NAME.png\n",
+        ),
+        (
             FileNotFoundError(2, "No such file", "a.yaml"),
             "depthforge echo: [Errno 2] No such file: 'a.yaml'\n",
         ),
@@ -97,7 +101,7 @@ def test_help_shows_the_defaults_that_say_something(
         ),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(
+def test_bad_input_is_told_in_short_and_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: Exception,
