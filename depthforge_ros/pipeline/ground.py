@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metres from relative depth, by the road: its plane lies a known height below the camera.
+
+Affine-invariant inverse depth is d = A/z + B with A and B unknown. On the plane n·X = h (n the unit
+normal, h the camera's height) a ray r = ((u - cx)/fx, (v - cy)/fy, 1) meets the ground at
+1/z = n·r/h, so over the road d is linear in the ray:
+
+    d = (A/h) n·r + B = α·x + β·y + γ,   with (α, β, γ - B) = (A/h) n.
+
+A robust fit gives α, β and γ. In the sky 1/z is 0, so d is B there; without sky, B follows from the
+camera's pitch. As n has length one, A = h·|(α, β, γ - B)|, and 1/z = (d - B)/A everywhere. Neither
+pitch nor roll has to be known where there is sky.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from depthforge_ros.frame import DepthKind, Prediction
+from depthforge_ros.variant import LabelSet
+
+SAMPLES = 4096
+"""Most road pixels that enter the fit; more cost time and add nothing."""
+ROUNDS = 12
+TUKEY = 4.685
+"""Tuning constant of Tukey's biweight: 95 % efficiency under normal noise (Huber, 1981)."""
+
+
+@dataclass(frozen=True)
+class GroundSettings:
+    """When the road is trusted, and how fast the scale may follow it.
+
+    camera_height_m: of the optical centre above the road. pitch_rad: downwards, used where there
+    is no sky; None: such frames have no metres. min_road, min_sky: share of the image.
+    max_residual: median deviation of the road from its plane, as a share of the range of its
+    inverse depth. smoothing: weight of the past, 0..1. max_depth_m: beyond it, +Inf.
+    """
+
+    camera_height_m: float
+    pitch_rad: float | None = None
+    min_road: float = 0.02
+    min_sky: float = 0.005
+    max_residual: float = 0.05
+    smoothing: float = 0.8
+    max_depth_m: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.camera_height_m <= 10.0:
+            raise ValueError(f"camera_height_m is {self.camera_height_m}; wanted 0.1..10")
+        if self.pitch_rad is not None and not abs(self.pitch_rad) < math.pi / 4:
+            raise ValueError(f"pitch_rad is {self.pitch_rad}; wanted less than a quarter turn")
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"smoothing is {self.smoothing}; wanted 0 or more and less than 1")
+        if not self.max_depth_m > 0:
+            raise ValueError(f"max_depth_m is {self.max_depth_m}; wanted more than 0")
+
+
+@dataclass(frozen=True)
+class GroundFit:
+    """d = scale/z + shift for one frame. residual: see GroundSettings.max_residual."""
+
+    scale: float
+    shift: float
+    residual: float
+
+
+class NoGroundError(ValueError):
+    """This frame's road gives no scale; the text says why."""
+
+
+class GroundScale:
+    """Turns relative predictions of one camera into metric ones, frame by frame."""
+
+    def __init__(self, settings: GroundSettings, labels: LabelSet) -> None:
+        self.settings = settings
+        self._road, self._sky = labels.id_of("road"), labels.id_of("sky")
+        if self._road is None:
+            raise ValueError(f"label set {labels.name!r} has no class road to find the ground by")
+        self._smoothed: GroundFit | None = None
+
+    def metres(self, seen: Prediction, intrinsics: np.ndarray) -> tuple[np.ndarray, GroundFit]:
+        """Depth [H, W] float32 in metres of a relative prediction, and the fit of this frame.
+
+        intrinsics: [3, 3] K of the prediction's size. Sky and beyond range are +Inf (REP-117).
+        Raises NoGroundError, and the next frame's scale then starts anew.
+        """
+        if seen.depth is None or seen.depth_kind is not DepthKind.RELATIVE:
+            raise ValueError("wanted a prediction with relative depth")
+        try:
+            fit = self.fit(seen, intrinsics)
+        except NoGroundError:
+            self._smoothed = None
+            raise
+        past, weight = self._smoothed, self.settings.smoothing
+        if past is None:
+            past = fit
+        self._smoothed = GroundFit(
+            weight * past.scale + (1 - weight) * fit.scale,
+            weight * past.shift + (1 - weight) * fit.shift,
+            fit.residual,
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            nearness = (seen.depth - self._smoothed.shift) / self._smoothed.scale  # 1/z
+            depth = np.where(nearness > 1 / self.settings.max_depth_m, 1 / nearness, np.inf)
+        depth[seen.labels == self._sky] = np.inf
+        depth[~np.isfinite(seen.depth)] = np.nan
+        return depth.astype(np.float32), fit
+
+    def fit(self, seen: Prediction, intrinsics: np.ndarray) -> GroundFit:
+        """The affine map of one frame alone. Raises NoGroundError."""
+        settings = self.settings
+        rows, columns = np.nonzero(seen.labels == self._road)
+        share = len(rows) / seen.labels.size
+        if share < settings.min_road:
+            raise NoGroundError(f"road is {share:.1%} of the image; wanted {settings.min_road:.1%}")
+        chosen = np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)
+        rows, columns = rows[chosen], columns[chosen]
+        d = seen.depth[rows, columns].astype(np.float64)  # [n]
+        rays = np.stack(
+            [
+                (columns - intrinsics[0, 2]) / intrinsics[0, 0],
+                (rows - intrinsics[1, 2]) / intrinsics[1, 1],
+                np.ones(len(rows)),
+            ],
+            axis=1,
+        )  # [n, 3]
+        plane, residual = robust_plane(rays, d)
+        spread = float(np.subtract(*np.percentile(d, (95, 5))))
+        residual /= max(spread, 1e-12)
+        if residual > settings.max_residual:
+            raise NoGroundError(
+                f"road deviates from a plane by {residual:.1%}; allowed {settings.max_residual:.1%}"
+            )
+        alpha, beta, gamma = plane
+        if beta <= 0:
+            raise NoGroundError("inverse depth does not grow towards the camera on the road")
+        sky = seen.depth[seen.labels == self._sky]
+        if sky.size >= settings.min_sky * seen.labels.size:
+            shift = float(np.median(sky))
+        elif settings.pitch_rad is not None:
+            shift = gamma - beta * math.tan(settings.pitch_rad)
+        else:
+            raise NoGroundError(
+                f"sky is {sky.size / seen.labels.size:.1%} of the image, wanted "
+                f"{settings.min_sky:.1%}, and the camera's pitch is not known"
+            )
+        length = math.sqrt(alpha**2 + beta**2 + (gamma - shift) ** 2)
+        return GroundFit(settings.camera_height_m * length, shift, residual)
+
+
+def robust_plane(rays: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, float]:
+    """d ≈ rays·p with outliers: p [3] and the median absolute deviation.
+
+    rays: [n, 3], d: [n]. Least squares, reweighted by Tukey's biweight from a fit of least
+    absolute deviations (Huber, Robust Statistics, 1981).
+    """
+    weights = np.ones(len(d))
+    for turn in range(2 * ROUNDS):
+        root = np.sqrt(weights)
+        plane, *_ = np.linalg.lstsq(rays * root[:, None], d * root, rcond=None)
+        deviation = np.abs(rays @ plane - d)
+        typical = max(float(np.median(deviation)), 1e-9 * float(np.abs(d).max() + 1e-9))
+        if turn < ROUNDS:  # least absolute deviations, to get near whatever most pixels agree on
+            weights = 1 / np.maximum(deviation, 1e-3 * typical)
+        else:
+            ratio = deviation / (TUKEY * 1.4826 * typical)
+            weights = np.where(ratio < 1, (1 - ratio**2) ** 2, 0.0)
+    return plane, float(np.median(deviation))
