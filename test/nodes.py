@@ -48,6 +48,17 @@ class RunningNode:
         return self.process.wait(60)
 
 
+def end_politely(process: subprocess.Popen) -> None:
+    """A killed process leaves shared memory behind, which disturbs those that come after it."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 @contextmanager
 def running_node(domain: int, folder: Path, *remaps: str, **parameters: Any) -> Iterator:
     """One thread for the network, so that its numbers are those of one thread in this process."""
@@ -66,8 +77,7 @@ def running_node(domain: int, folder: Path, *remaps: str, **parameters: Any) -> 
     try:
         yield RunningNode(process, log)
     finally:
-        process.kill()
-        process.wait()
+        end_politely(process)
 
 
 def picture(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

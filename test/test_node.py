@@ -18,7 +18,15 @@ import pytest
 import torch
 from dds import environment, own_domain
 from diagnostic_msgs.msg import DiagnosticStatus
-from nodes import HEIGHT, WIDTH, Bench, camera_info_message, image_message, running_node
+from nodes import (
+    HEIGHT,
+    WIDTH,
+    Bench,
+    camera_info_message,
+    end_politely,
+    image_message,
+    running_node,
+)
 from nodes import picture as picture_of
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -83,8 +91,7 @@ def test_what_is_played_comes_back_as_the_pipelines_prediction(
         try:
             bench.spin_until(lambda: all(len(got) >= 4 for got in heard.values()))
         finally:
-            player.kill()
-            player.wait()
+            end_politely(player)
         bench.drain()
 
     sent = {(m.header.stamp.sec, m.header.stamp.nanosec): m for m in played}
