@@ -118,6 +118,22 @@ def test_camvid_by_sequence(tmp_path):
         datasets.camvid(tmp_path, ("0001TP",))
 
 
+def test_own_images_by_condition(tmp_path):
+    for name in ("night/a.jpg", "snow/b.png", "snow/deeper/c.png"):
+        write_image(tmp_path / f"images/train/{name}")
+    write_ids(tmp_path / "labels/train/night/a.png", [0, 18, 255])
+    write_ids(tmp_path / "labels/train/snow/b.png", [10])
+    source = datasets.folder(tmp_path, "train")
+    assert [(e.name, e.condition) for e in source.entries] == [
+        ("night/a", "night"),
+        ("snow/b", "snow"),
+    ]
+    assert columns(source[0], 3) == [0, 18, 255]
+    assert len(datasets.folder(tmp_path, "train", ("snow",))) == 1
+    with pytest.raises(ValueError, match="no folder 'fog'; it has night, snow"):
+        datasets.folder(tmp_path, "train", ("fog",))
+
+
 def test_camvid_merge_undoes_its_label_ids():
     """A label id of CamVid, taken to trainIds and merged, is that label id again."""
     merge = label_ids.CAMVID_CLASSES

@@ -18,6 +18,7 @@ from depthforge_ros.frame import UNLABELLED
 from depthforge_ros.learning.samples import Sample
 
 CROP_TRIES = 10
+CROP_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class AugmentSettings:
     """How a labelled image becomes a training crop.
 
     crop: side of the square, pixels. short_side_px: the image is first brought to this short side
-    (None: as it is), then scaled by a factor from `scale`, log-uniform. max_class_share: crops
-    with more than this share of one class are drawn again, up to ten times. flip, photometric,
-    adverse: probabilities; adverse is what night and weather do to a sensor (darkness, colour
-    casts, noise, haze, blur).
+    (None: as it is), then scaled by a factor from `scale`, log-uniform. max_class_share: of the
+    labelled pixels of a crop; where ten random crops have more of one class, one is drawn from all
+    that have not, if there are any. flip, photometric, adverse: probabilities; adverse is what
+    night and weather do to a sensor (darkness, colour casts, noise, haze, blur).
     """
 
     crop: int
@@ -108,9 +109,36 @@ def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings
         left = int(rng.integers(0, width - size + 1))
         labels = sample.labels[top : top + size, left : left + size]
         counts = np.bincount(labels.ravel(), minlength=256)[:UNLABELLED]
-        if np.count_nonzero(counts) > 1 and counts.max() <= settings.max_class_share * counts.sum():
+        if counts.any() and counts.max() <= settings.max_class_share * counts.sum():
             break
+    else:
+        mixed = mixed_corners(sample.labels, size, settings.max_class_share)
+        if len(mixed):
+            top, left = mixed[rng.integers(len(mixed))].tolist()
     return _mapped(sample, lambda image: image[top : top + size, left : left + size])
+
+
+def mixed_corners(labels: np.ndarray, size: int, max_class_share: float) -> np.ndarray:
+    """Corners (y, x), [n, 2], of the crops of labels [H, W] that no class fills beyond the share.
+
+    Every 16th position is looked at, and the last ones; counts come from summed-area tables.
+    """
+    starts = [np.unique([*range(0, side - size, CROP_STEP), side - size]) for side in labels.shape]
+
+    top, left = starts[0][:, None], starts[1][None]  # [y, 1], [1, x]
+
+    def inside(mask: np.ndarray) -> np.ndarray:
+        """How many pixels of the mask each crop holds: [y, x]."""
+        table = cv2.integral(mask.astype(np.uint8))  # [H + 1, W + 1]
+        below, right = top + size, left + size
+        return table[below, right] - table[top, right] - table[below, left] + table[top, left]
+
+    known = inside(labels != UNLABELLED)
+    fits = known > 0
+    for class_id in np.unique(labels[labels != UNLABELLED]):
+        fits &= inside(labels == class_id) <= max_class_share * known
+    y, x = fits.nonzero()
+    return np.stack([starts[0][y], starts[1][x]], axis=-1)
 
 
 def _mapped(sample: Sample, change: Callable[[np.ndarray], np.ndarray]) -> Sample:

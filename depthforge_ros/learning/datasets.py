@@ -3,6 +3,7 @@
 
 Each function lists one data set; nothing is read before a sample is asked for. `condition` is
 "clear" where a data set was taken in fair daylight, "mixed" where its files do not say.
+People's own images go through `folder`.
 """
 
 from __future__ import annotations
@@ -170,22 +171,52 @@ def camvid(root: Path, sequences: tuple[str, ...] = ()) -> FolderDataset:
     return FolderDataset("camvid", entries, label_ids.CAMVID, label_ids.CAMVID_CLASSES)
 
 
+def folder(root: Path, split: str, conditions: tuple[str, ...] = ()) -> FolderDataset:
+    """Images of one's own with labels in trainIds. split: the name of a folder.
+
+    conditions: which of the folders below the split, all where empty. Raises ValueError where
+    there is none of that name.
+    """
+    tree = f"""
+        images/{split}/CONDITION/NAME.jpg        (or .png; CONDITION is any word, say night)
+        labels/{split}/CONDITION/NAME.png        (8 bit, trainId 0..18, 255 unlabelled)"""
+    images, labels = root / "images" / split, root / "labels" / split
+
+    def label(image: Path) -> Path:
+        return labels / image.relative_to(images).with_suffix(".png")
+
+    entries = _pairs("folder", root, tree, images, ("*/*.jpg", "*/*.png"), label, None)
+    known = sorted({entry.condition for entry in entries})
+    for condition in conditions:
+        if condition not in known:
+            raise ValueError(f"{images} has no folder {condition!r}; it has {', '.join(known)}")
+    if conditions:
+        entries = tuple(entry for entry in entries if entry.condition in conditions)
+    return FolderDataset("folder", entries, label_ids.TRAIN_IDS)
+
+
 def _pairs(
     domain: str,
     root: Path,
     tree: str,
     images: Path,
-    pattern: str,
+    patterns: str | tuple[str, ...],
     label_of: Callable[[Path], Path],
-    condition: str,
+    condition: str | None,
 ) -> tuple[Entry, ...]:
-    """Every image that matches and its label. Raises DatasetLayoutError where one has none."""
+    """Every image that matches and its label. condition: None where its folder names it.
+
+    Raises DatasetLayoutError where an image has no label.
+    """
     expected = f"expected below {root}:{tree}"
     if not images.is_dir():
         raise DatasetLayoutError(f"{domain}: no folder {images}; {expected}")
-    paths = sorted(images.glob(pattern))
+    wanted = (patterns,) if isinstance(patterns, str) else patterns
+    paths = sorted(path for pattern in wanted for path in images.glob(pattern))
     if not paths:
-        raise DatasetLayoutError(f"{domain}: nothing matches {pattern} in {images}; {expected}")
+        raise DatasetLayoutError(
+            f"{domain}: nothing matches {' or '.join(wanted)} in {images}; {expected}"
+        )
     labels = [label_of(path) for path in paths]
     missing = [label for label in labels if not label.is_file()]
     if missing:
@@ -194,6 +225,11 @@ def _pairs(
             f"{missing[0]}; {expected}"
         )
     return tuple(
-        Entry(path, label, condition, path.relative_to(images).with_suffix("").as_posix())
+        Entry(
+            path,
+            label,
+            condition or path.parent.name,
+            path.relative_to(images).with_suffix("").as_posix(),
+        )
         for path, label in zip(paths, labels, strict=True)
     )
