@@ -77,12 +77,19 @@ def _train() -> VerbModule:
     return train
 
 
+def _evaluate() -> VerbModule:
+    from depthforge_ros.learning import evaluate
+
+    return evaluate
+
+
 VERBS = {
     "demo": Verb("images through the real node over DDS into masks you can look at", _demo),
     "play": Verb("publish a folder of images or a bag as if it were live", _play),
     "annotate": Verb("write a bag with masks and depth beside the images of another", _annotate),
     "benchmark": Verb("measure what the node costs, from the stamp to the mask", _benchmark),
     "train": Verb("train one stage of a network, or go on where it was stopped", _train),
+    "evaluate": Verb("mIoU, depth errors and calibration on labelled images", _evaluate),
 }
 
 

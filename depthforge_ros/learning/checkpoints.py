@@ -27,6 +27,12 @@ RESUMABLE_CHANGES = {
 """Settings that may change between a run and its continuation: the loss curve stays the same."""
 
 
+def remove_partials(folder: Path) -> None:
+    """Delete what a killed process left half-written; only one run may own the folder."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 class ResumeError(ValueError):
     """The state on disk is of another run; the text says in which fields."""
 
@@ -70,7 +76,9 @@ def load_state(folder: Path, config: TrainConfig, variant: Variant) -> dict[str,
     state = torch.load(path, map_location="cpu", weights_only=True)
     differences = variant_differences(variant_from_mapping(state["variant"]), variant)
     if not differences:
-        stored, wanted = state["config"], strict.plain(config)
+        # Built anew, so that a setting which came later has its default in an older state.
+        stored = strict.plain(strict.build(TrainConfig, state["config"], str(path), {}))
+        wanted = strict.plain(config)
         differences = [
             f"{key}: stored {stored.get(key)}, wanted {wanted[key]}"
             for key in wanted

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from depthforge_ros import strict
 from depthforge_ros.learning import datasets
+from depthforge_ros.learning.ablation import Ablation
 from depthforge_ros.learning.augment import AugmentSettings
 from depthforge_ros.learning.losses import LossSettings
 from depthforge_ros.learning.samples import SampleSource
 from depthforge_ros.learning.street_cache import HeldOutStreets, RenderSettings, StreetCache
+from depthforge_ros.street import CONDITIONS
 from depthforge_ros.variant import Variant, load_variant
 
 
@@ -36,19 +38,39 @@ class DatasetKind(Enum):
     MAPILLARY = "mapillary"
     ACDC = "acdc"
     CAMVID = "camvid"
+    FOLDER = "folder"
+    """Images of one's own with labels in trainIds."""
     STREET = "street"
     """Rendered street worlds in `root` (training)."""
     STREET_HELD_OUT = "street_held_out"
     """Street worlds whose seeds are never trained on, rendered when asked for (validation)."""
 
 
+SPLITS = {
+    DatasetKind.CITYSCAPES: ("train", "val"),
+    DatasetKind.BDD100K: ("train", "val"),
+    DatasetKind.MAPILLARY: ("training", "validation"),
+    DatasetKind.ACDC: ("train", "val"),
+    DatasetKind.FOLDER: ("train", "val"),
+}
+"""Splits by the names their folders have, for training and for validation; the others have none."""
+
+SELECTABLE = {
+    DatasetKind.ACDC: "conditions",
+    DatasetKind.CAMVID: "sequences",
+    DatasetKind.FOLDER: "conditions",
+    DatasetKind.STREET_HELD_OUT: "conditions",
+}
+"""What `only` names."""
+
+
 @dataclass(frozen=True)
 class DatasetSettings:
     """One data set of a mixture.
 
-    root: its folder. split: where it has splits. only: ACDC's conditions or CamVid's sequences.
-    weight: share of the samples drawn from it, relative to the others. frames: how many held-out
-    street frames. render: streets to render into `root` while training runs.
+    root: its folder. split: where it has splits. only: conditions or CamVid's sequences, all where
+    empty. weight: share of the samples drawn from it, relative to the others. frames: how many
+    held-out streets. render: streets to render into `root` while training runs.
     """
 
     kind: DatasetKind
@@ -64,6 +86,11 @@ class DatasetSettings:
             raise ValueError(f"weight of {self.kind.value} is {self.weight}; wanted more than 0")
         if self.render is not None and self.kind is not DatasetKind.STREET:
             raise ValueError(f"render is for street; this data set is {self.kind.value}")
+        if self.split not in SPLITS.get(self.kind, ("",)):
+            allowed = " or ".join(SPLITS.get(self.kind, ("none",)))
+            raise ValueError(f"split of {self.kind.value} is {self.split!r}; wanted {allowed}")
+        if self.only and self.kind not in SELECTABLE:
+            raise ValueError(f"only is {list(self.only)}, but {self.kind.value} has no parts")
 
 
 @dataclass(frozen=True)
@@ -74,8 +101,9 @@ class TrainConfig:
     batch: samples a process and micro-step. accumulate: micro-steps a step. lr: peak of the
     one-cycle schedule, warmup its rising share. clip_norm: of the gradient. ema: decay of the
     averaged weights, None without. weights: frozen parts (method), or a start for the encoder
-    (visual, depth: a file with `visual.*` serves the depth encoder too). save_every, log_every,
-    validate_every: steps. validate_samples: of every validation set.
+    (visual, depth: a file with `visual.*` serves the depth encoder too). ablation: what the method
+    does without. save_every, log_every, validate_every: steps. validate_samples: of every
+    validation set. tensorboard: curves for it too, beside log.jsonl.
     """
 
     stage: Stage
@@ -93,6 +121,7 @@ class TrainConfig:
     clip_norm: float | None = None
     ema: float | None = None
     weights: tuple[Path, ...] = ()
+    ablation: Ablation = Ablation.DEPTH
     losses: LossSettings = field(default_factory=LossSettings)
     seed: int = 0
     workers: int = 1
@@ -114,6 +143,8 @@ class TrainConfig:
             raise ValueError(f"warmup is {self.warmup}; wanted between 0 and 1")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
             raise ValueError(f"ema is {self.ema}; wanted between 0 and 1, or null")
+        if self.ablation is not Ablation.DEPTH and self.stage is not Stage.METHOD:
+            raise ValueError(f"ablation is for stage method; this is stage {self.stage.value}")
         if self.stage is Stage.DEPTH:
             flat = [d.kind.value for d in self.train if d.kind is not DatasetKind.STREET]
             if flat:
@@ -147,7 +178,9 @@ def open_dataset(settings: DatasetSettings) -> SampleSource:
             return datasets.acdc(root, split, only or datasets.ACDC_CONDITIONS)
         case DatasetKind.CAMVID:
             return datasets.camvid(root, only)
+        case DatasetKind.FOLDER:
+            return datasets.folder(root, split, only)
         case DatasetKind.STREET:
             return StreetCache(root)
         case DatasetKind.STREET_HELD_OUT:
-            return HeldOutStreets(settings.frames)
+            return HeldOutStreets(settings.frames, only or CONDITIONS)

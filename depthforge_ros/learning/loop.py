@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,12 +19,12 @@ from depthforge_ros import strict
 from depthforge_ros.learning.batches import Batch, BatchStream, Share, load_batches
 from depthforge_ros.learning.checkpoints import Average, Swapped, load_state, save_state
 from depthforge_ros.learning.config import TrainConfig, open_dataset
-from depthforge_ros.learning.tasks import Task, mean_over_processes
+from depthforge_ros.learning.run_log import RunLog
+from depthforge_ros.learning.tasks import Task, TaskLoss, mean_over_processes
 from depthforge_ros.network.weights import save_weights
 from depthforge_ros.variant import variant_to_mapping
 
 WEIGHTS = "weights.safetensors"
-LOG = "log.jsonl"
 NO_DECAY = ("pos_embed", "cls_token", "level_embed", "level_encoding", "tokens.a", "tokens.b")
 
 
@@ -71,6 +70,7 @@ class Run:
             decay_groups(task, config.weight_decay), lr=config.lr, fused=True
         )
         self.average = None if config.ema is None else Average(self.parameters, config.ema)
+        self.log = RunLog(config.output, config.tensorboard and self.rank == 0)
         self.step = 0
         self.skipped = 0
         self.model: nn.Module = task
@@ -96,6 +96,8 @@ class Run:
         if self.average is not None:
             self.average.load(state["average"])
         self.step, self.skipped = state["step"], state["skipped"]
+        if not self.rank:
+            self.log.trim(self.step)
         return True
 
     def save(self) -> None:
@@ -164,10 +166,9 @@ class Run:
                 elapsed = time.monotonic() - since
                 samples = counted * config.batch * config.accumulate * self.processes
                 bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
-                self.log(
-                    means
-                    | {"lr": self.optimiser.param_groups[0]["lr"], "samples_s": samples / elapsed}
-                )
+                if not self.rank:
+                    lr = self.optimiser.param_groups[0]["lr"]
+                    self.log.add(self.step, means | {"lr": lr, "samples_s": samples / elapsed})
                 window, counted, since = {}, 0, time.monotonic()
             if self.step % config.save_every == 0 or self.step == end:
                 self.save()
@@ -175,6 +176,7 @@ class Run:
                 self.validate()
                 since = time.monotonic()
         bar.close()
+        self.log.close()
 
     def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         config = self.config
@@ -188,9 +190,7 @@ class Run:
             last = micro + 1 == config.accumulate
             waiting = nullcontext() if last or self.processes == 1 else self.model.no_sync()
             with waiting:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
-                    loss = self.model(batch)
-                self._check(loss.total, batch)
+                loss = self._loss(batch)
                 (loss.total / config.accumulate).backward()
             for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
                 parts[name] = parts.get(name, value.new_zeros(())) + value / config.accumulate
@@ -203,17 +203,28 @@ class Run:
             self.average.update(self.parameters, self.step)
         return parts
 
-    def _check(self, loss: Tensor, batch: Batch) -> None:
-        value = float(mean_over_processes(loss.detach()))
-        if math.isfinite(value):
-            return
+    def _loss(self, batch: Batch) -> TaskLoss:
+        """Raises NotFiniteError where the loss is, on this process or another."""
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+                loss = self.model(batch)
+        except FloatingPointError as error:  # where the loss cannot even be computed from NaN
+            raise self._not_finite(batch, str(error)) from error
+        value = float(mean_over_processes(loss.total.detach()))
+        if not math.isfinite(value):
+            raise self._not_finite(batch, f"loss is {value}")
+        return loss
+
+    def _not_finite(self, batch: Batch, what: str) -> NotFiniteError:
+        """Save the batch; the error that names it."""
         path = self.config.output / f"not_finite_step{self.step}_process{self.rank}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: getattr(batch, name).cpu() for name in ("images", "labels", "depth_m")}
+        tensors = {
+            name: getattr(batch, name).cpu() for name in ("images", "labels", "depth_m", "focal_px")
+        }
         torch.save({**tensors, "names": list(batch.names), "numbers": list(batch.numbers)}, path)
-        raise NotFiniteError(
-            f"loss is {value} at step {self.step}; the batch is in {path}: {', '.join(batch.names)}"
-        )
+        names = ", ".join(batch.names)
+        return NotFiniteError(f"{what} at step {self.step}; the batch is in {path}: {names}")
 
     def _batches(self, end: int) -> Iterator[Batch]:
         config = self.config
@@ -233,15 +244,7 @@ class Run:
             self.skipped += 1
             tqdm.write(f"skipped unreadable image {self.skipped}: {name}")
 
-    # ---- log and validation ----------------------------------------------------------------
-
-    def log(self, values: Mapping[str, float]) -> None:
-        """One line of JSON in the output folder."""
-        if self.rank:
-            return
-        self.config.output.mkdir(parents=True, exist_ok=True)
-        with (self.config.output / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step, **values}) + "\n")
+    # ---- validation ------------------------------------------------------------------------
 
     def validate(self) -> None:
         """Log what the task measures on the validation sets, with the averaged weights."""
@@ -255,6 +258,6 @@ class Run:
                 measured = self.task.validate(source, self.config.validate_samples)
                 name = settings.kind.value
                 line = {f"{name}/{key}": value for key, value in measured.items()}
-                self.log(line)
+                self.log.add(self.step, line)
                 tqdm.write(f"step {self.step} " + " ".join(f"{k} {v:.4f}" for k, v in line.items()))
         self.task.train()

@@ -120,28 +120,37 @@ class StreetCache:
 
 @dataclass(frozen=True)
 class HeldOutStreets:
-    """Street worlds that are never trained on, rendered when asked for: every condition in turn.
+    """Street worlds that are never trained on, rendered when asked for.
 
-    frames: how many frames altogether; each has a seed of its own.
+    seeds: how many worlds, one frame each, every condition in turn. every_condition: each of them
+    under all of `conditions`; geometry, labels and depth of a seed do not depend on the condition,
+    so what then differs between conditions is light and weather alone.
     """
 
-    frames: int
+    seeds: int
+    conditions: tuple[str, ...] = CONDITIONS
+    every_condition: bool = False
     width: int = 512
     height: int = 384
     domain: str = "street"
 
     def __post_init__(self) -> None:
         most = len(HELD_OUT_SEEDS)
-        if not 1 <= self.frames <= most:
-            raise ValueError(f"frames is {self.frames}; wanted 1..{most}, one a held-out seed")
+        if not 1 <= self.seeds <= most:
+            raise ValueError(f"held-out streets are {self.seeds}; wanted 1..{most}, one a seed")
+        unknown = set(self.conditions) - set(CONDITIONS)
+        if unknown or not self.conditions:
+            raise ValueError(f"street conditions are {self.conditions}; allowed: {CONDITIONS}")
 
     def __len__(self) -> int:
-        return self.frames
+        return self.seeds * (len(self.conditions) if self.every_condition else 1)
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.frames:
-            raise IndexError(f"frame {index} is not among {self.frames}")
-        seed, condition = HELD_OUT_SEEDS[index], CONDITIONS[index % len(CONDITIONS)]
+        if not 0 <= index < len(self):
+            raise IndexError(f"frame {index} is not among {len(self)}")
+        count = len(self.conditions)
+        seed = HELD_OUT_SEEDS[index // count if self.every_condition else index]
+        condition = self.conditions[index % count]
         frame = StreetDrive(seed, condition, self.width, self.height, frames=1)[0]
         return Sample(
             frame.rgb,

@@ -11,13 +11,17 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from tqdm import tqdm
 
+from depthforge_ros.learning.ablation import Ablation, switch_off
 from depthforge_ros.learning.batches import BatchStream, Share
+from depthforge_ros.learning.checkpoints import remove_partials
 from depthforge_ros.learning.config import (
     DatasetSettings,
     Stage,
@@ -25,14 +29,20 @@ from depthforge_ros.learning.config import (
     open_dataset,
     read_config,
 )
-from depthforge_ros.learning.loop import Run
+from depthforge_ros.learning.loop import NotFiniteError, Run
 from depthforge_ros.learning.pretrain import DepthTask, VisualTask
 from depthforge_ros.learning.street_cache import StreetCache
 from depthforge_ros.learning.tasks import MethodTask, Task
 from depthforge_ros.network.depthforge import FROZEN_PARTS, DepthForge
-from depthforge_ros.network.weights import WeightsError, read_weights
-from depthforge_ros.variant import variant_differences
+from depthforge_ros.network.weights import (
+    WeightsError,
+    load_weights,
+    read_weights,
+    save_weights,
+)
 
+FROZEN = "frozen.safetensors"
+"""Written where the frozen encoders are not those of the configuration's files any more."""
 FIRST_FRAMES = 48
 WEIGHED_SAMPLES = 200
 
@@ -44,7 +54,10 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Train until the end; a run that was stopped goes on where it was last saved."""
+    """Train until the end; a run that was stopped goes on where it was last saved.
+
+    1 where the loss became NaN.
+    """
     config = read_config(args.config)
     device = join_processes(args.device)
     if config.threads is not None:
@@ -56,9 +69,16 @@ def run(args: Namespace) -> int:
             if settings.render is not None:
                 wait_for_frames(settings, renderers)
         training = Run(build_task(config), config, device)
+        if main_process:
+            remove_partials(config.output)
         if training.resume():
             tqdm.write(f"resumed at step {training.step}")
+        elif main_process and config.ablation is Ablation.TOKENS:
+            save_frozen(training.task.network, config.output / FROZEN)
         training.train()
+    except NotFiniteError as error:
+        print(f"depthforge train: {error}", file=sys.stderr)
+        return 1
     finally:
         for renderer in renderers:
             renderer.terminate()
@@ -76,7 +96,9 @@ def join_processes(device: str | None) -> torch.device:
     if name == "cuda":
         name = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(name)
-    dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
+    # The others wait while the first one validates.
+    backend = "nccl" if name.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=6))
     return torch.device(name)
 
 
@@ -90,6 +112,7 @@ def build_task(config: TrainConfig) -> Task:
     if config.stage is Stage.METHOD:
         task: Task = MethodTask(network, config.losses, config.seed)
         load_parts(network, config.weights, FROZEN_PARTS)
+        switch_off(network, config.ablation)
         return task
     if config.stage is Stage.DEPTH:
         task = DepthTask(network)
@@ -107,27 +130,12 @@ def build_task(config: TrainConfig) -> Task:
 
 
 def load_parts(network: DepthForge, paths: tuple[Path, ...], parts: tuple[str, ...]) -> None:
-    """Fill exactly these parts of the network from files of ours.
+    """Fill exactly these parts of the network from files that together hold them and no more.
 
-    Raises WeightsError naming what is missing or does not fit.
+    Raises WeightsError naming what is missing, unexpected or does not fit.
     """
-    prefixes = tuple(f"{part}." for part in parts)
-    wanted = {k: v for k, v in network.state_dict().items() if k.startswith(prefixes)}
-    faults = []
-    for path in paths:
-        state, stored = read_weights(path)
-        if stored is not None and (differences := variant_differences(stored, network.variant)):
-            raise WeightsError(f"{path} is of another variant: {'; '.join(differences)}")
-        for name, value in state.items():
-            if name not in wanted:
-                faults.append(f"unexpected or doubled {name} in {path}")
-            elif wanted[name].shape != value.shape:
-                faults.append(f"{name} is {list(value.shape)}, wanted {list(wanted[name].shape)}")
-            else:
-                wanted.pop(name).copy_(value)
-    faults += [f"missing {name}" for name in wanted]
-    if faults:
-        raise WeightsError(f"weights {[str(p) for p in paths]}: {'; '.join(faults[:10])}")
+    named = nn.ModuleDict({part: getattr(network, part) for part in parts})
+    load_weights(named, network.variant, paths)
 
 
 def start_depth(network: DepthForge, paths: tuple[Path, ...]) -> None:
@@ -148,6 +156,13 @@ def start_depth(network: DepthForge, paths: tuple[Path, ...]) -> None:
                 parameter.copy_(value)
     if missing:
         raise WeightsError(f"{[str(p) for p in paths]} have no fitting visual {missing[:5]}")
+
+
+def save_frozen(network: DepthForge, path: Path) -> None:
+    """Write the frozen parts as they are in the network, to be joined with its adapter."""
+    prefixes = tuple(f"{part}." for part in FROZEN_PARTS)
+    state = {k: v.detach().cpu() for k, v in network.state_dict().items() if k.startswith(prefixes)}
+    save_weights(state, network.variant, path)
 
 
 def start_renderer(settings: DatasetSettings) -> subprocess.Popen[bytes]:

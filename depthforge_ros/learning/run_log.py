@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run tells while it runs: log.jsonl, and curves for TensorBoard where wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LOG = "log.jsonl"
+CURVES = "tensorboard"
+
+
+class RunLog:
+    """One line of JSON a report in `folder`/log.jsonl; with `tensorboard`, `folder`/tensorboard.
+
+    Raises ValueError where TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
+        self.folder = folder
+        self._make_writer = _writer_class() if tensorboard else None
+        self._writer: Any = None
+
+    def trim(self, step: int) -> None:
+        """Forget what came after `step`: a killed run goes on there and says it again."""
+        path = self.folder / LOG
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text("utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except json.JSONDecodeError:
+                continue  # cut off by the kill
+        partial = path.with_name(f".{LOG}.{os.getpid()}.partial")
+        partial.write_text("".join(kept), "utf-8")
+        partial.replace(path)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Report values by name, as of `step`. Raises OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._make_writer is not None:
+            if self._writer is None:
+                # What an earlier process reported from here on is not shown.
+                self._writer = self._make_writer(str(self.folder / CURVES), purge_step=step)
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _writer_class() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"tensorboard is true, but Python module {error.name!r} is not installed: "
+            "`pip install tensorboard`, or set it to false; log.jsonl holds the same numbers"
+        ) from error
+    return SummaryWriter
