@@ -116,6 +116,18 @@ def test_certainty_falls_where_no_query_claims_a_pixel():
     assert confidence[0].tolist() == [round(0.9 * 255), round(0.1 * 255), round(0.5 * 255)]
 
 
+def test_scores_that_are_not_numbers_are_unlabelled_and_not_road():
+    scores = torch.full((3, 8, 8), 0.1)
+    scores[2, :, 4:] = 0.8
+    scores[:, 2:6] = torch.nan
+    for size in [(8, 8), (32, 32)]:
+        labels, confidence = label_pixels(scores, size)
+        middle = slice(size[0] * 3 // 8, size[0] * 5 // 8)
+        assert (labels[middle] == UNLABELLED).all()
+        assert (confidence[middle] == 0).all()
+        assert (labels[0, -1], labels[-1, -1]) == (2, 2)
+
+
 def test_pixels_below_the_threshold_are_unlabelled():
     class Unsure(LookingGlass):
         def __call__(self, crops, *, depth):
@@ -255,7 +267,7 @@ def test_untrained_engines_are_the_same_every_time_and_devices_are_checked():
     assert torch.equal(a.depth, b.depth)
     with pytest.raises(ValueError, match=r"device 'npu' is not here .* here: cpu"):
         build_engine(TINY, "untrained", device="npu")
-    with pytest.raises(ValueError, match="no weights ship with variant 'tiny'"):
+    with pytest.raises(ValueError, match="no weights of variant 'tiny'"):
         build_engine(TINY)
     with pytest.raises(ValueError, match="precision is 'int4'"):
         build_engine(TINY, "untrained", device="cpu", precision="int4")
