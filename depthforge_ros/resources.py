@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files that ship beside the code are, however the package was installed."""
+"""Where files are: those that ship beside the code, and those fetched or made later."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+WEIGHTS_FOLDER = "DEPTHFORGE_WEIGHTS"
+"""Environment variable that names another folder for weights."""
 
 
 def shipped_folder(name: str) -> Path:
@@ -18,3 +22,16 @@ def shipped_folder(name: str) -> Path:
         if place.is_dir():
             return place
     raise FileNotFoundError(f"{name} is in none of {[str(p) for p in places]}; reinstall")
+
+
+def weights_folder() -> Path:
+    """Where fetched and converted weights are; it need not exist yet.
+
+    DEPTHFORGE_WEIGHTS where that is set, else the user's cache (XDG Base Directory Specification).
+    """
+    if told := os.environ.get(WEIGHTS_FOLDER):
+        return Path(told).expanduser()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # the specification ignores relative ones
+        cache = Path.home() / ".cache"
+    return cache / "depthforge_ros" / "weights"

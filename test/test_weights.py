@@ -3,9 +3,14 @@
 
 import dataclasses
 import json
+import logging
 import pickle
+import subprocess
+import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +26,7 @@ from depthforge_ros.network.weights import (
 from depthforge_ros.variant import load_variant, variant_to_mapping
 
 TINY = Path(__file__).parent / "data" / "tiny"
+TOKENS_A = "backbone.depthforge.learnable_tokens_a"
 
 
 @pytest.fixture
@@ -148,3 +154,195 @@ def test_a_failed_save_leaves_the_older_file_alone(tmp_path, variant, monkeypatc
 
 def test_the_stored_variant_is_plain_json(variant):
     assert json.loads(json.dumps(variant_to_mapping(variant)))["decoder"]["width"] == 32
+
+
+def test_what_came_from_where_is_logged(tmp_path, variant, author_state, caplog):
+    torch.manual_seed(2)
+    network = DepthForge(variant)
+    state = network.state_dict()
+    adapter = {k: v for k, v in state.items() if not k.startswith(("visual.", "depth"))}
+    encoders = {k: v for k, v in state.items() if k not in adapter}
+    save_weights(adapter, variant, tmp_path / "adapter.safetensors")
+    save_weights(encoders, variant, tmp_path / "encoders.safetensors")
+    other = DepthForge(variant)
+    with caplog.at_level(logging.INFO, "depthforge_ros"):
+        load_weights(
+            other, variant, [tmp_path / "encoders.safetensors", tmp_path / "adapter.safetensors"]
+        )
+    assert [record.getMessage() for record in caplog.records] == [
+        f"visual, depth, depth_head from {tmp_path / 'encoders.safetensors'}",
+        f"tokens, refinement, pixel_decoder, mask_decoder from {tmp_path / 'adapter.safetensors'}",
+    ]
+    for name, tensor in state.items():
+        assert torch.equal(other.state_dict()[name], tensor), name
+
+
+def test_encoders_serve_an_adapter_of_other_labels_and_no_other_encoders(tmp_path, variant):
+    few = dataclasses.replace(
+        variant,
+        name="few",
+        labels=dataclasses.replace(variant.labels, classes=variant.labels.classes[:3]),
+    )
+    state = DepthForge(variant).state_dict()
+    encoders = {k: v for k, v in state.items() if k.startswith(("visual.", "depth"))}
+    save_weights(encoders, variant, tmp_path / "e.safetensors")
+    network = DepthForge(few)
+    adapter = {k: v for k, v in network.state_dict().items() if k not in encoders}
+    save_weights(adapter, few, tmp_path / "a.safetensors")
+    load_weights(network, few, [tmp_path / "e.safetensors", tmp_path / "a.safetensors"])
+    assert torch.equal(network.state_dict()["visual.pos_embed"], encoders["visual.pos_embed"])
+    with pytest.raises(WeightsError, match=r"labels\.classes: stored 3, wanted 19"):
+        load_weights(
+            DepthForge(variant), variant, [tmp_path / "e.safetensors", tmp_path / "a.safetensors"]
+        )
+
+
+def changed(variant, *, labels=19, width=64, blocks=4, tokens=12):
+    sizes = {"width": width, "blocks": blocks}
+    return dataclasses.replace(
+        variant,
+        visual=dataclasses.replace(variant.visual, **sizes),
+        depth=dataclasses.replace(variant.depth, **sizes),
+        tokens=tokens,
+        labels=dataclasses.replace(variant.labels, classes=variant.labels.classes[:labels]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "texts"),
+    [
+        ({"labels": 5}, ["other.pth: labels are 19, wanted 5"]),
+        ({"tokens": 7}, ["other.pth: tokens a layer are 12, wanted 7"]),
+        (
+            {"width": 32},
+            [
+                "other.pth: width of the visual encoder is 64, wanted 32",
+                "other.pth: width of the depth encoder is 64, wanted 32",
+            ],
+        ),
+        (
+            {"blocks": 5},
+            [
+                "other.pth: blocks of the visual encoder are 4, wanted 5",
+                "other.pth: blocks of the depth encoder are 4, wanted 5",
+                "other.pth: layers of tokens are 4, wanted 5",
+            ],
+        ),
+    ],
+)
+def test_other_sizes_are_named_with_both_numbers(tmp_path, author_state, variant, change, texts):
+    torch.save({"state_dict": author_state}, tmp_path / "other.pth")
+    wanted = changed(variant, **change)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(DepthForge(wanted), wanted, [tmp_path / "other.pth"])
+    assert [
+        line for line in str(caught.value).split("\n  ") if line.startswith("other.pth:")
+    ] == texts
+
+
+def test_blocks_that_only_the_file_has_are_counted(tmp_path, author_state, variant):
+    state = dict(author_state)
+    for name in author_state:
+        if name.startswith("backbone.blocks.3."):
+            state[name.replace(".3.", ".6.")] = author_state[name]
+    save_file({k: v.clone() for k, v in state.items()}, tmp_path / "more.safetensors")
+    with pytest.raises(WeightsError, match="blocks of the visual encoder are 7, wanted 4"):
+        load_weights(DepthForge(variant), variant, [tmp_path / "more.safetensors"])
+
+
+def test_a_rein_checkpoint_is_refused_for_what_it_lacks(tmp_path, variant, author_state):
+    state = {k.replace("depthforge.", "reins."): v for k, v in author_state.items()}
+    torch.save({"state_dict": state}, tmp_path / "rein.pth")
+    with pytest.raises(WeightsError, match=r"rein\.pth is a Rein checkpoint: .*nothing of depth"):
+        load_weights(DepthForge(variant), variant, [tmp_path / "rein.pth"])
+
+
+def test_published_files_are_sent_to_the_converter(tmp_path, variant, author_state):
+    state = {
+        k.removeprefix("backbone.depth_anything."): v
+        for k, v in author_state.items()
+        if "depth_anything" in k
+    }
+    torch.save(state, tmp_path / "da.pth")
+    with pytest.raises(WeightsError, match=r"da\.pth is Depth Anything V2 .*weights convert"):
+        load_weights(DepthForge(variant), variant, [tmp_path / "da.pth"])
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_half_precision_is_widened(tmp_path, variant, author_state, old_format):
+    half = {k: v.half() for k, v in author_state.items()}
+    torch.save(half, tmp_path / "h.pth", _use_new_zipfile_serialization=not old_format)
+    network = DepthForge(variant)
+    load_weights(network, variant, [tmp_path / "h.pth"])
+    name = "mask_decoder.class_head.weight"
+    value = network.state_dict()[name]
+    assert value.dtype == torch.float32
+    assert torch.equal(value, half["decode_head.cls_embed.weight"].float())
+
+
+class HistoryBuffer:
+    """What mmengine pickles beside the weights, under its name."""
+
+    def __init__(self):
+        self.max_length, self._log_history = 10, np.array([0.5, 0.25])
+        self.last = np.float64(0.25)
+
+
+def test_the_training_log_of_mmengine_is_left_out_without_mmengine(
+    tmp_path, variant, author_state, monkeypatch
+):
+    name = "mmengine.logging.history_buffer"
+    module = types.ModuleType(name)
+    module.HistoryBuffer = HistoryBuffer
+    monkeypatch.setattr(HistoryBuffer, "__module__", name)
+    with monkeypatch.context() as there:
+        for part in ("mmengine", "mmengine.logging"):
+            there.setitem(sys.modules, part, types.ModuleType(part))
+        there.setitem(sys.modules, name, module)
+        log = {"log_scalars": {"train/loss": HistoryBuffer()}}
+        torch.save({"state_dict": author_state, "message_hub": log}, tmp_path / "iter.pth")
+    network = DepthForge(variant)
+    load_weights(network, variant, [tmp_path / "iter.pth"])
+    assert torch.equal(network.state_dict()["tokens.a"], author_state[TOKENS_A])
+
+
+def test_a_file_that_needs_more_is_refused_by_what_it_needs(tmp_path, variant):
+    torch.save({"state_dict": {"x": torch.ones(1)}, "cfg": Path("a")}, tmp_path / "more.pth")
+    with pytest.raises(WeightsError, match=r"more\.pth .*needs 'pathlib\..*' beside tensors"):
+        load_weights(DepthForge(variant), variant, [tmp_path / "more.pth"])
+
+
+def test_others_may_read_what_is_saved_as_far_as_the_umask_lets_them(tmp_path, variant):
+    (tmp_path / "reference").touch()
+    save_weights({"x": torch.ones(1)}, variant, tmp_path / "w.safetensors")
+    modes = [(tmp_path / name).stat().st_mode for name in ("reference", "w.safetensors")]
+    assert modes[0] == modes[1]
+
+
+def test_loading_never_holds_the_weights_twice(tmp_path, variant):
+    """In a process of its own, whose peak memory is what loading 200 MB took."""
+    wide = changed(variant, width=512, blocks=8)
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in DepthForge(wide).state_dict().items()}
+    save_weights({k: torch.zeros(s) for k, s in shapes.items()}, wide, tmp_path / "w.safetensors")
+    size = (tmp_path / "w.safetensors").stat().st_size
+    assert size > 150e6
+    code = (
+        "import json, resource, sys\n"
+        "from pathlib import Path\n"
+        "from depthforge_ros.engine import build_engine\n"
+        "from depthforge_ros.network.weights.files import open_weights\n"
+        "path = Path(sys.argv[1])\n"
+        "variant = open_weights(path).variant\n"
+        "build_engine(variant, 'untrained', device='cpu')\n"
+        "rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = rss()\n"
+        "build_engine(variant, str(path), device='cpu')\n"
+        "print(rss() - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "w.safetensors")],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    # The untrained network before it took, and gave back, the room of one copy.
+    assert int(done.stdout) < 0.3 * size

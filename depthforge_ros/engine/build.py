@@ -12,11 +12,14 @@ from depthforge_ros.engine.eager import EagerEngine
 from depthforge_ros.engine.instant import InstantEngine
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.weights import WeightsError, load_weights
+from depthforge_ros.resources import weights_folder
 from depthforge_ros.variant import Variant, models_dir
 
 UNTRAINED = "untrained"
 INSTANT = "instant"
 UNTRAINED_SEED = 0
+ENCODERS_SUFFIX = ".encoders.safetensors"
+"""After a variant's name: the file of its frozen encoders, without an adapter."""
 
 _log = logging.getLogger(__name__)
 
@@ -27,9 +30,9 @@ def build_engine(
     """An engine for the variant.
 
     checkpoint: a file, several joined by commas (say frozen encoders and an adapter), "" for the
-    weights that ship with the variant, `untrained` for seeded random weights, whose masks mean
-    nothing, or `instant` for an engine that answers at once without a network. device: `auto`
-    (CUDA where there is one), or what torch.device takes.
+    weights that ship with the variant or were converted for it, `untrained` for seeded random
+    weights, whose masks mean nothing, or `instant` for an engine that answers at once without a
+    network. device: `auto` (CUDA where there is one), or what torch.device takes.
 
     Raises ValueError naming the device, WeightsError naming the file and every fault.
     """
@@ -49,14 +52,26 @@ def build_engine(
 
 
 def shipped(variant: Variant) -> Path:
-    """The checkpoint that ships with a variant. Raises WeightsError where none does."""
-    path = models_dir() / "checkpoints" / f"{variant.name}.safetensors"
-    if not path.is_file():
-        raise WeightsError(
-            f"no weights ship with variant {variant.name!r}; give a checkpoint file, or "
-            f"{UNTRAINED!r} to try the machinery with random ones"
-        )
-    return path
+    """The variant's own checkpoint: the one that ships with it, else the one fetched or converted.
+
+    Raises WeightsError where there is none, saying what there is instead.
+    """
+    name = f"{variant.name}.safetensors"
+    places = [models_dir() / "checkpoints" / name, weights_folder() / name]
+    found = next((path for path in places if path.is_file()), None)
+    if found is not None:
+        return found
+    encoders = weights_folder() / f"{variant.name}{ENCODERS_SUFFIX}"
+    hint = (
+        f"{encoders} holds its encoders alone; give that file and a trained adapter, joined by "
+        "a comma"
+        if encoders.is_file()
+        else "give a checkpoint file"
+    )
+    raise WeightsError(
+        f"no weights of variant {variant.name!r} at {places[0]} or {places[1]}; {hint}, or "
+        f"{UNTRAINED!r} to try the machinery with random ones"
+    )
 
 
 def untrained_network(variant: Variant) -> DepthForge:

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of weights: safetensors of ours, or `.pth` that `torch.load(weights_only=True)` accepts."""
+"""Files of weights: safetensors of ours, or `.pth` that `torch.load(weights_only=True)` accepts.
+
+Opening a file reads names and shapes; a tensor is read when it is asked for, so that two copies
+of a large network never meet in memory.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
-from collections.abc import Mapping
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,9 +28,67 @@ from depthforge_ros.variant import Variant, variant_from_mapping, variant_to_map
 VARIANT_KEY = "depthforge.variant"
 """Metadata key of our safetensors files: the variant as JSON."""
 
+WRAPPERS = ("state_dict", "model", "module")
+"""Keys under which training programs keep the weights beside everything else."""
+
+MAPPED_BYTES = 64 << 20
+"""So much of a file is read through one mapping; what was read then stops counting as ours."""
+
 
 class WeightsError(ValueError):
     """Weights are absent, damaged, or not of this network; the text says which and how."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights, open for reading.
+
+    shapes, dtypes: of every tensor by its name in the file. variant: where the file is ours and
+    carries it. notes: further metadata.
+    """
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, torch.dtype]
+    variant: Variant | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    content: Mapping[str, Tensor] | None = field(default=None, repr=False)
+
+    def tensors(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Those tensors one after another. Copy what shall outlive the next one.
+
+        Raises WeightsError where the file is no longer what was opened.
+        """
+        if self.content is not None:
+            yield from ((name, self.content[name]) for name in names)
+            return
+        waiting = list(names)
+        while waiting:
+            with _opened(self.path) as file:
+                budget = MAPPED_BYTES
+                while waiting and budget > 0:
+                    tensor = file.get_tensor(waiting[0])
+                    yield waiting.pop(0), tensor
+                    budget -= tensor.nbytes
+                    del tensor
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """Names, shapes and variant of a file.
+
+    Raises WeightsError where it is absent, damaged, or would have to run code to load.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}")
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)
+    content = _unwrapped(_unpickled(path), path)
+    return WeightsFile(
+        path,
+        {key: tuple(value.shape) for key, value in content.items()},
+        {key: value.dtype for key, value in content.items()},
+        content=content,
+    )
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Variant | None]:
@@ -29,25 +96,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Variant | None]:
 
     Raises WeightsError where the file is absent, damaged, or would have to run code to load.
     """
-    if not path.is_file():
-        raise WeightsError(f"no weights at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                stored = (file.metadata() or {}).get(VARIANT_KEY)
-                variant = None if stored is None else variant_from_mapping(json.loads(stored))
-                return {key: file.get_tensor(key) for key in file.keys()}, variant  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content:
-        raise WeightsError(f"{path} holds {type(content).__name__}; wanted tensors by name")
-    odd = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise WeightsError(f"{path} holds {odd[0]!r}, which is not a tensor")
-    return content, None
+    file = open_weights(path)
+    return dict(file.tensors(file.shapes)), file.variant
 
 
 def save_weights(
@@ -65,7 +115,10 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode & 0o777  # safetensors lets nobody else read its files
         save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata)
+        partial.chmod(mode)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -73,3 +126,97 @@ def save_weights(
         raise OSError(f"{path} could not be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+
+
+def _open_safetensors(path: Path) -> WeightsFile:
+    with _opened(path) as file:
+        notes = dict(file.metadata() or {})
+        shapes, dtypes = {}, {}
+        for key in file.keys():  # noqa: SIM118
+            view = file.get_slice(key)
+            shapes[key] = tuple(view.get_shape())
+            dtypes[key] = (view[:0] if shapes[key] else file.get_tensor(key)).dtype
+    try:
+        stored = notes.pop(VARIANT_KEY, None)
+        variant = None if stored is None else variant_from_mapping(json.loads(stored))
+    except ValueError as error:
+        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+    return WeightsFile(path, shapes, dtypes, variant, notes)
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        with _inert_training_log():
+            return torch.load(
+                path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=zipfile.is_zipfile(path),  # files of before PyTorch 1.6 are no archives
+            )
+    except pickle.UnpicklingError as error:
+        needs = re.search(r"GLOBAL (\S+)|unsupported GLOBAL (\S+)", str(error))
+        reason = (
+            f"it needs {needs[1] or needs[2]!r} beside tensors, and loading that could run code; "
+            "ask its makers for the bare weights, or save them alone where you trust the file"
+            if needs
+            else " ".join(str(error).split())
+        )
+        raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, dict):
+        inner = next((content[w] for w in WRAPPERS if isinstance(content.get(w), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, dict) or not content:
+        raise WeightsError(f"{path} holds {type(content).__name__}; wanted tensors by name")
+    odd = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise WeightsError(f"{path} holds {odd[0]!r}, which is not a tensor")
+    return content
+
+
+class _Inert:
+    """Stands where a training log's object would, takes whatever it is given and does nothing."""
+
+    def __new__(cls, *_: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Forget it."""
+
+
+TRAINING_LOG = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "builtins.getattr",
+)
+"""What mmengine stores beside the weights: its loss curves. None of it is needed, so none runs."""
+
+
+def _inert_training_log() -> AbstractContextManager[None]:
+    """While it lasts, those names unpickle to objects that do nothing, instead of a refusal."""
+    safe_globals = getattr(torch.serialization, "safe_globals", None)  # from PyTorch 2.5 on
+    if safe_globals is None:
+        return nullcontext()
+    stand_ins = []
+    for name in TRAINING_LOG:
+        module, _, qualified = name.rpartition(".")
+        stand_ins.append(type(qualified, (_Inert,), {"__module__": module}))
+    return safe_globals(stand_ins)

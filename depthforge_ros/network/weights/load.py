@@ -3,53 +3,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from depthforge_ros.network.weights.files import WeightsError, read_weights
-from depthforge_ros.network.weights.names import STORED_BUT_UNUSED, aliases_of
+from depthforge_ros.network.weights.files import WeightsError, WeightsFile, open_weights
+from depthforge_ros.network.weights.names import (
+    OFFICIAL,
+    STORED_BUT_UNUSED,
+    Layout,
+    aliases_of,
+    layout_of,
+)
+from depthforge_ros.network.weights.sizes import other_sizes, shapes_by_our_names
 from depthforge_ros.variant import Variant, variant_differences
+
+ENCODER_PARTS = ("visual", "depth", "depth_head")
+WHATEVER_READS_IT = {"name", "crop", "mean", "std"}
+"""Fields of a variant that bind every part."""
+
+_log = logging.getLogger(__name__)
 
 
 def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) -> None:
     """Fill the network from one file, or from several that complete each other.
 
-    Raises WeightsError listing every missing, unexpected, misshapen and doubled name; the network
-    is then unchanged. Half-precision weights are widened to the network's type.
+    Logs which part came from which file. Raises WeightsError naming widths, depths and label sets
+    that differ and listing every missing, unexpected, misshapen and doubled name; the network is
+    then unchanged. Half-precision weights are widened to the network's type.
     """
     wanted = dict(network.state_dict())
     aliases = {alias: name for name in wanted for alias in aliases_of(name)}
-    found: dict[str, tuple[Tensor, Path]] = {}
+    found: dict[str, tuple[WeightsFile, str]] = {}
+    sizes: list[str] = []
     faults: list[str] = []
-    for path in paths:
-        state, stored = read_weights(path)
-        if stored is not None and (differences := variant_differences(stored, variant)):
-            raise WeightsError(
-                f"{path} holds variant {stored.name!r}, wanted {variant.name!r}: "
-                + "; ".join(differences)
-            )
-        for key, tensor in state.items():
-            name = aliases.get(key)
+    files = [open_weights(path) for path in paths]
+    for file in files:
+        refuse_other_networks(file)
+        ours = {key: aliases[key] for key in file.shapes if key in aliases}
+        if file.variant is not None:
+            refuse_other_variants(file, file.variant, variant, ours.values())
+        shapes = shapes_by_our_names(file.shapes, {key: (name,) for key, name in ours.items()})
+        sizes += other_sizes(file, shapes, variant)
+        for key, shape in file.shapes.items():
+            name = ours.get(key)
             if name is None:
                 if not any(part in key for part in STORED_BUT_UNUSED):
-                    faults.append(f"unexpected {key} in {path.name}")
-            elif name in found:
-                faults.append(f"{key} is in {found[name][1].name} and in {path.name}")
-            elif tensor.shape != wanted[name].shape:
-                faults.append(f"{key} is {list(tensor.shape)}, wanted {list(wanted[name].shape)}")
-                found[name] = (tensor, path)
-            else:
-                found[name] = (tensor, path)
+                    faults.append(f"unexpected {key} in {file.path.name}")
+                continue
+            if name in found:
+                faults.append(f"{key} is in {found[name][0].path.name} and in {file.path.name}")
+            elif shape != tuple(wanted[name].shape):
+                faults.append(f"{key} is {list(shape)}, wanted {list(wanted[name].shape)}")
+            found.setdefault(name, (file, key))
     faults += [f"missing {name}" for name in wanted if name not in found]
     if faults:
-        names = ", ".join(str(path) for path in paths)
-        raise WeightsError(
-            f"{names} does not fit variant {variant.name!r}, {len(faults)} faults:\n  "
-            + "\n  ".join(faults)
-        )
+        raise WeightsError(_refusal(files, variant, sizes, faults))
     with torch.no_grad():
-        for name, (tensor, _) in found.items():
-            wanted[name].copy_(tensor)
+        for file in files:
+            keys = {key: name for name, (source, key) in found.items() if source is file}
+            for key, tensor in file.tensors(keys):
+                wanted[keys[key]].copy_(tensor)
+    for path, parts in _parts_by_file({name: found[name][0].path for name in wanted}).items():
+        _log.info("%s from %s", ", ".join(parts), path)
+
+
+def _parts_by_file(files: Mapping[str, Path]) -> dict[Path, list[str]]:
+    """Which parts of the network each file gave. files: by our names."""
+    parts: dict[Path, list[str]] = {}
+    for name, path in files.items():
+        given = parts.setdefault(path, [])
+        if (part := name.partition(".")[0]) not in given:
+            given.append(part)
+    return parts
+
+
+def refuse_other_networks(file: WeightsFile) -> None:
+    """Raises WeightsError for a network that looks like ours and is not."""
+    if layout_of(file.shapes) is Layout.REIN:
+        raise WeightsError(
+            f"{file.path} is a Rein checkpoint: its tokens, backbone.reins.*, know nothing of "
+            "depth; wanted DepthForge's, backbone.depthforge.*"
+        )
+
+
+def refuse_other_variants(
+    file: WeightsFile, stored: Variant, wanted: Variant, names: Iterable[str]
+) -> None:
+    """Raises WeightsError where the file's variant differs in what the parts it holds depend on.
+
+    names: ours, of what the file holds. Encoders serve any adapter, whatever its label set.
+    """
+    differences = variant_differences(stored, wanted)
+    parts = {name.partition(".")[0] for name in names}
+    if parts and parts <= set(ENCODER_PARTS):
+        binding = parts | WHATEVER_READS_IT
+        differences = [d for d in differences if d.partition(":")[0].partition(".")[0] in binding]
+    if differences:
+        raise WeightsError(
+            f"{file.path} holds variant {stored.name!r}, wanted {wanted.name!r}: "
+            + "; ".join(differences)
+        )
+
+
+def _refusal(
+    files: Sequence[WeightsFile], variant: Variant, sizes: list[str], faults: list[str]
+) -> str:
+    hints = [
+        f"{file.path.name} is {layout.value} as published: `depthforge weights convert` fits it"
+        for file in files
+        if (layout := layout_of(file.shapes)) in OFFICIAL
+    ]
+    return "\n  ".join(
+        [
+            f"{', '.join(str(file.path) for file in files)} does not fit variant "
+            f"{variant.name!r}, {len(faults)} faults:",
+            *hints,
+            *sizes,
+            *faults,
+        ]
+    )

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the authors' checkpoints call our parameters."""
+"""What the authors' checkpoints call our parameters, and whose names a file uses."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from enum import Enum
 
 _DPT = "backbone.depth_anything.depth_head."
 _SCRATCH = _DPT + "scratch."
@@ -63,8 +66,46 @@ AUTHOR_INFIXES: dict[str, dict[str, str]] = {
 }
 """Within names of ours that begin so: our part -> the authors'."""
 
-STORED_BUT_UNUSED = ("mask_token", "refinenet4.resConfUnit1.")
-"""Parts of names that author files hold and no forward pass reads."""
+STORED_BUT_UNUSED = ("mask_token", "refinenet4.resConfUnit1.", "rope.freqs_")
+"""Parts of names that author files hold and no forward pass reads: ours computes its rotations."""
+
+
+class Layout(Enum):
+    """Whose names a file uses; the value says it in words."""
+
+    OURS = "depthforge_ros"
+    AUTHORS = "a DepthForge training checkpoint"
+    FROZEN = "DepthForge's frozen encoders"
+    DEPTH_ANYTHING = "Depth Anything V2"
+    DINOV2 = "DINOv2"
+    EVA02 = "EVA02"
+    REIN = "Rein"
+
+
+OFFICIAL = (Layout.DEPTH_ANYTHING, Layout.DINOV2, Layout.EVA02)
+"""As their makers publish them: 14-pixel patches, and names that do not say which part it is."""
+
+
+def layout_of(names: Collection[str]) -> Layout | None:
+    """Whose names these are, None where they are nobody's we know."""
+
+    def any_begins(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in names)
+
+    if any_begins("backbone.reins."):
+        return Layout.REIN
+    if any_begins("backbone.depthforge.", "backbone.blocks.", "decode_head."):
+        return Layout.AUTHORS
+    if any_begins("depth_anything."):
+        return Layout.FROZEN
+    if any_begins("pretrained.blocks."):
+        return Layout.DEPTH_ANYTHING
+    if any_begins("blocks."):
+        eva = any(".mlp.ffn_ln." in name or ".attn.q_bias" in name for name in names)
+        return Layout.EVA02 if eva else Layout.DINOV2
+    if any_begins("visual.", "depth.", "depth_head.", "tokens.", "mask_decoder."):
+        return Layout.OURS
+    return None
 
 
 def author_name(name: str) -> str:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the shapes in a file say of the network they belong to, in the words of a variant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from depthforge_ros.network.weights.files import WeightsFile
+from depthforge_ros.variant import Variant
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shapes_by_our_names(shapes: Shapes, names: Mapping[str, tuple[str, ...]]) -> Shapes:
+    """Also of blocks that only the file has, so that they can be counted.
+
+    shapes: by the file's keys. names: ours, for those keys that we have.
+    """
+    ours = {name: shapes[key] for key, pieces in names.items() for name in pieces}
+    begins = {
+        key.partition("blocks.")[0]: pieces[0].partition("blocks.")[0]
+        for key, pieces in names.items()
+        if "blocks." in key
+    }
+    for key, shape in shapes.items():
+        begin, blocks, rest = key.partition("blocks.")
+        if key not in names and blocks and begin in begins:
+            ours[f"{begins[begin]}blocks.{rest}"] = shape
+    return ours
+
+
+def encoder_sizes(shapes: Shapes, part: str) -> tuple[int, int] | None:
+    """Width and number of blocks of `visual` or `depth`, None where the file has no such part.
+
+    shapes: by our names.
+    """
+    width = shapes.get(f"{part}.blocks.0.norm1.weight")
+    if width is None:
+        return None
+    numbered = (re.match(rf"{part}\.blocks\.(\d+)\.", name) for name in shapes)
+    return width[0], 1 + max(int(match[1]) for match in numbered if match)
+
+
+def label_count(shapes: Shapes) -> int | None:
+    """How many classes the head tells apart, None where the file has no such head."""
+    classes = shapes.get("mask_decoder.class_head.weight")
+    return None if classes is None else classes[0] - 1  # the last is "no object"
+
+
+def token_sizes(shapes: Shapes) -> tuple[int, int, int] | None:
+    """Layers, tokens a layer and rank of the tokens, None where the file has none."""
+    tokens = shapes.get("tokens.a")
+    return tokens if tokens is not None and len(tokens) == 3 else None
+
+
+def other_sizes(file: WeightsFile, shapes: Shapes, variant: Variant) -> list[str]:
+    """One line for each size that is not the variant's, with both numbers. shapes: by our names."""
+    name, lines = file.path.name, []
+
+    def compare(what: str, held: int, wanted: int) -> None:
+        if held != wanted:
+            lines.append(f"{name}: {what} {held}, wanted {wanted}")
+
+    for part, size in (("visual", variant.visual), ("depth", variant.depth)):
+        if (held := encoder_sizes(shapes, part)) is not None:
+            compare(f"width of the {part} encoder is", held[0], size.width)
+            compare(f"blocks of the {part} encoder are", held[1], size.blocks)
+    if (tokens := token_sizes(shapes)) is not None:
+        compare("layers of tokens are", tokens[0], variant.visual.blocks)
+        compare("tokens a layer are", tokens[1], variant.tokens)
+        compare("rank of the tokens is", tokens[2], variant.token_rank)
+    if (labels := label_count(shapes)) is not None:
+        compare("labels are", labels, len(variant.labels))
+    return lines
