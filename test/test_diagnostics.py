@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from depthforge_ros.ros.diagnostics import Situation, Statistics, status
+from depthforge_ros.engine import INSTANT, UNTRAINED
+from depthforge_ros.ros.diagnostics import MEANINGLESS, Situation, Statistics, status
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 ACTIVE = Situation("active", topic="/image", variant="nano", backend="eager", device="cpu")
@@ -121,6 +122,7 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
     statistics.frame_out(12_340_000, 45_670_000, 1920, 1080)
     statistics.drop("replaced")
     statistics.camera_info_missing()
+    statistics.ground(0.0123)
     made = status("depthforge: inference", situation, statistics.snapshot(), 2.0)
     assert (made.name, made.hardware_id) == ("depthforge: inference", "cuda:0")
     assert {entry.key: entry.value for entry in made.values} == {
@@ -138,5 +140,23 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
         "latency p99 ms": "12.3",
         "frame age ms": "45.7",
         "camera_info: missing": "1",
+        "ground": "residual 1.2%",
         "dropped: replaced": "1",
     }
+
+
+def test_masks_that_mean_nothing_are_a_warning(statistics: Statistics) -> None:
+    statistics.open_input()
+    for checkpoint in MEANINGLESS:
+        level, message = judged(statistics, Situation("active", checkpoint=checkpoint))
+        assert (level, message) == (WARN, f"checkpoint {checkpoint!r}: masks mean nothing")
+    assert set(MEANINGLESS) == {UNTRAINED, INSTANT}
+
+
+def test_a_road_that_gives_no_metres_is_a_warning_with_its_reason(statistics: Statistics) -> None:
+    statistics.open_input()
+    statistics.ground(None, "road is 0.1% of the image; wanted 2.0%")
+    reason = "no metres: road is 0.1% of the image; wanted 2.0%"
+    assert judged(statistics) == (WARN, reason)
+    statistics.ground(0.01)
+    assert judged(statistics)[0] == OK

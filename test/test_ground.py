@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from depthforge_ros.frame import DepthKind, Prediction
-from depthforge_ros.pipeline.ground import (
+from depthforge_ros.ground import (
     GroundScale,
     GroundSettings,
     NoGroundError,
@@ -59,6 +59,11 @@ def test_without_sky_the_pitch_stands_in_for_it():
     height_m = camera_height(drive, 0)
     with pytest.raises(NoGroundError, match="pitch is not known"):
         GroundScale(GroundSettings(height_m), LABELS).metres(seen, frame.intrinsics)
+    seen_with_sky = relative(frame, 3.0, 0.5)
+    learning = GroundScale(GroundSettings(height_m), LABELS)
+    learning.metres(seen_with_sky, frame.intrinsics)
+    depth, _ = learning.metres(seen, frame.intrinsics)  # the pitch of the frame before
+    assert abs_rel(depth, frame.depth_m) < 0.02
     # The camera's third row is its optical axis in the world; how much it points down is pitch.
     road = frame.labels == LABELS.id_of("road")
     rows, columns = np.nonzero(road)

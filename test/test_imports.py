@@ -20,17 +20,17 @@ ORDER = (
     ("frame",),
     ("strict", "resources"),
     ("variant",),
-    ("street",),
+    ("street", "ground"),
     ("network",),
     ("engine",),
     ("pipeline",),
     ("learning", "ros"),
-    ("demo", "benchmark"),
+    ("demo", "benchmark", "weights"),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
-WITHOUT_TORCH = {"__init__", "frame", "resources", "strict", "variant", "street", "cli"}
+WITHOUT_TORCH = {"__init__", "frame", "resources", "strict", "variant", "street", "ground", "cli"}
 ROS_PACKAGES = {
     "ament_index_python",
     "builtin_interfaces",

@@ -197,7 +197,8 @@ def test_nothing_is_inferred_for_nobody(domain: int, bench: Bench, tmp_path: Pat
         values = bench.values()
         assert values["dropped: no_listener"] == values["frames in"]
         assert values["frames out"] == "0"
-        assert bench.status().level == DiagnosticStatus.OK
+        assert bench.status().level == DiagnosticStatus.WARN
+        assert bench.status().message == "checkpoint 'instant': masks mean nothing"
         # Once somebody listens, it works.
         heard = bench.hear("confidence")
         assert bench.exchange(image_message(9), heard).encoding == "mono8"
@@ -263,10 +264,34 @@ def test_a_relative_variant_never_publishes_depth(
     with running_node(domain, tmp_path, variant="dinov2_s", checkpoint="instant"):
         message = bench.exchange(image_message(0), inverse)
         assert message.encoding == "32FC1"
-        np.testing.assert_array_equal(pixels(message), np.full((HEIGHT, WIDTH), 0.1, np.float32))
+        # What the instant engine says of a flat road under a level camera.
+        inverse_depth = pixels(message)
+        assert (inverse_depth[: HEIGHT // 2] == 0).all()
+        expected = (np.arange(HEIGHT) + 0.5) / HEIGHT - 0.5
+        assert np.abs(inverse_depth - expected.clip(0)[:, None]).max() < 0.01
         topics = {name for name, _ in bench.node.get_topic_names_and_types()}
     assert "/depthforge/inverse_depth" in topics
     assert "/depthforge/depth" not in topics
+
+
+def test_a_relative_variant_gives_metres_by_the_road(
+    domain: int, bench: Bench, tmp_path: Path
+) -> None:
+    depths, inverse = bench.hear("depth"), bench.hear("inverse_depth")
+    parameters = {"variant": "dinov2_s", "checkpoint": "instant", "camera_height_m": 1.5}
+    with running_node(domain, tmp_path, **parameters):
+        bench.exchange(image_message(0), inverse)
+        assert not depths  # no camera_info, no metres
+        info = camera_info_message()
+        info.k[5] = (HEIGHT - 1) / 2  # level, with the horizon in the middle
+        bench.send(info)
+        message = bench.exchange(image_message(1), depths)
+        assert message.header.stamp == image_message(1).header.stamp
+        depth_m = pixels(message)
+    assert np.isposinf(depth_m[: HEIGHT // 2]).all()
+    rows = np.arange(HEIGHT * 3 // 4, HEIGHT)
+    expected_m = 1.5 * info.k[4] / (rows - info.k[5])
+    assert np.abs(depth_m[rows] / expected_m[:, None] - 1).max() < 0.1
 
 
 def test_quality_of_service_can_be_overridden(domain: int, bench: Bench, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ OTHER_VALUES: dict[str, Any] = {
     "confidence_threshold": 0.5,
     "full_size": False,
     "overlay_opacity": 0.25,
+    "camera_height_m": 1.4,
     "max_rate_hz": 5.0,
     "stall_after_s": 9.0,
     "autostart": False,

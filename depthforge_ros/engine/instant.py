@@ -11,7 +11,10 @@ from depthforge_ros.variant import Variant
 
 
 class InstantEngine:
-    """Road below, sky above, at 10 m (or 0.1 for relative depth); deterministic.
+    """Road below, sky above; deterministic.
+
+    Metric depth is 10 m everywhere. Relative depth is that of a flat road under a level camera:
+    0 in the sky, and rising to 1/2 at the lower edge.
 
     For benchmarks and tests of the node. It never looks at the image.
     """
@@ -40,5 +43,7 @@ class InstantEngine:
         sky = self.variant.labels.id_of("sky") or 0
         scores[:, sky, : height // 2] = 0.9
         scores[:, 0, height // 2 :] = 0.9
-        near = 10.0 if self.variant.depth_head.max_depth_m else 0.1
-        return CropOutput(scores, torch.full((batch, height, width), near))
+        if self.variant.depth_head.max_depth_m is not None:
+            return CropOutput(scores, torch.full((batch, height, width), 10.0))
+        below = (torch.arange(height) + 0.5) / height - 0.5
+        return CropOutput(scores, below.clamp_min(0).view(1, -1, 1).expand(batch, -1, width))

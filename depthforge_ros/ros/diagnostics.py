@@ -25,6 +25,11 @@ NO_LISTENER = "no_listener"
 INACTIVE = "inactive"
 INFERENCE_ERROR = "inference_error"
 
+MEANINGLESS = ("untrained", "instant")
+"""Checkpoints (engine.UNTRAINED, engine.INSTANT) whose masks no planner may take for the street."""
+
+NO_METRES = "no metres"
+
 _BY_DESIGN = frozenset({REPLACED, RATE_LIMIT, NO_LISTENER, INACTIVE})
 """Drops that are how the node is meant to work; any other one is worth a warning."""
 
@@ -34,7 +39,8 @@ class Health:
     """The counters at one moment. Totals are since the process started.
 
     faults: drops since the previous snapshot that are not by design. fault_text: the last of
-    them. silence_s: since the last frame came in, or since the input was opened. Latencies are
+    them. ground: what the road said about metres of relative depth, empty where it is not asked.
+    silence_s: since the last frame came in, or since the input was opened. Latencies are
     from a frame's arrival to its outputs being published, over the last 10 s; age_ms is the ROS
     time between the stamp of the last published frame and its publication.
     """
@@ -45,6 +51,7 @@ class Health:
     faults: Mapping[str, int]
     fault_text: str
     missing_camera_info: int
+    ground: str
     rate_hz: float
     latency_p50_ms: float | None
     latency_p99_ms: float | None
@@ -66,6 +73,7 @@ class Statistics:
         self._reported: Counter[str] = Counter()
         self._fault_text = ""
         self._missing_camera_info = 0
+        self._ground = ""
         self._latencies: deque[tuple[int, float]] = deque()
         self._age_ms: float | None = None
         self._input_size: tuple[int, int] | None = None
@@ -107,6 +115,13 @@ class Statistics:
         with self._lock:
             self._missing_camera_info += 1
 
+    def ground(self, residual: float | None, text: str = "") -> None:
+        """The road gave metres with that residual; or None, and text says why it did not."""
+        with self._lock:
+            self._ground = (
+                f"{NO_METRES}: {text}" if residual is None else f"residual {residual:.1%}"
+            )
+
     def snapshot(self) -> Health:
         """The counters now; faults start anew."""
         with self._lock:
@@ -128,6 +143,7 @@ class Statistics:
                 faults=faults,
                 fault_text=self._fault_text,
                 missing_camera_info=self._missing_camera_info,
+                ground=self._ground,
                 rate_hz=len(latencies) / window_s,
                 latency_p50_ms=p50,
                 latency_p99_ms=p99,
@@ -176,6 +192,7 @@ def status(
         "latency p99 ms": _milliseconds(health.latency_p99_ms),
         "frame age ms": _milliseconds(health.age_ms),
         "camera_info: missing": str(health.missing_camera_info),
+        "ground": health.ground,
     }
     values |= {f"dropped: {cause}": str(health.drops[cause]) for cause in sorted(health.drops)}
     return DiagnosticStatus(
@@ -200,6 +217,10 @@ def _judge(situation: Situation, health: Health, stall_after_s: float) -> tuple[
     if health.silence_s > stall_after_s:
         what = "input stalled: no image" if health.input_seen else "no image yet"
         return DiagnosticStatus.WARN, f"{what} on {situation.topic} for {health.silence_s:.1f} s"
+    if situation.checkpoint in MEANINGLESS:
+        return DiagnosticStatus.WARN, f"checkpoint {situation.checkpoint!r}: masks mean nothing"
+    if health.ground.startswith(NO_METRES):
+        return DiagnosticStatus.WARN, health.ground
     return DiagnosticStatus.OK, f"{health.rate_hz:.1f} frames/s"
 
 

@@ -14,11 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from depthforge_ros.frame import Frame
+from depthforge_ros.frame import DepthKind, Frame, Prediction
+from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
 from depthforge_ros.ros import diagnostics
 from depthforge_ros.ros.diagnostics import Statistics
 from depthforge_ros.ros.messages import (
@@ -26,6 +28,7 @@ from depthforge_ros.ros.messages import (
     focal_px,
     frame_from_compressed,
     frame_from_image,
+    scaled_camera_info,
 )
 from depthforge_ros.ros.outputs import CameraInfos, Outputs
 from depthforge_ros.ros.parameters import Parameters
@@ -62,11 +65,15 @@ class Inference:
     ) -> None:
         variant = pipeline.engine.variant
         self.pipeline = pipeline
-        self.outputs = Outputs(node, variant.labels, variant.depth_head.kind)
+        kind = variant.depth_head.kind
+        height_m = values().camera_height_m
+        by_ground = kind is DepthKind.RELATIVE and height_m > 0
+        self._ground = GroundScale(GroundSettings(height_m), variant.labels) if by_ground else None
+        self.outputs = Outputs(node, variant.labels, kind, by_ground=by_ground)
         # The outputs that need to know the camera.
         self._calibrated = {"camera_info"}
-        if variant.depth_head.focal_px is not None:
-            self._calibrated.add(self.outputs.depth_topic)
+        if by_ground or variant.depth_head.focal_px is not None:
+            self._calibrated.add("depth")
         self._node = node
         self._statistics = statistics
         self._values = values
@@ -126,8 +133,10 @@ class Inference:
         if info is not None:
             frame = replace(frame, focal_px=focal_px(info))
         self.pipeline.settings = values.pipeline_settings()
-        seen = self.pipeline(frame, depth=outputs.depth_topic in wanted)
-        if not self._publish(outputs.for_planners(wanted, header, seen, info), received):
+        seen = self.pipeline(frame, depth=bool(wanted & outputs.depth_topics))
+        by_ground_m = self._metres(seen, info) if "depth" in wanted else None
+        messages = outputs.for_planners(wanted, header, seen, info, by_ground_m)
+        if not self._publish(messages, received):
             self._statistics.drop(diagnostics.INACTIVE)
             return
         latency_ns = time.monotonic_ns() - received.arrival_ns
@@ -143,6 +152,20 @@ class Inference:
                 return False
             self.outputs.publish(messages)
             return True
+
+    def _metres(self, seen: Prediction, info: CameraInfo | None) -> np.ndarray | None:
+        """Relative depth in metres, by the road; None, counted and said, where it gives none."""
+        if self._ground is None or info is None:
+            return None
+        height, width = seen.labels.shape
+        intrinsics = scaled_camera_info(info, width, height).k.reshape(3, 3)
+        try:
+            depth_m, fit = self._ground.metres(seen, intrinsics)
+        except NoGroundError as error:
+            self._statistics.ground(None, str(error))
+            return None
+        self._statistics.ground(fit.residual)
+        return depth_m
 
     def _fitting_camera_info(self, frame: Frame) -> CameraInfo | None:
         """The frame's CameraInfo; None, counted and said, where there is none or K is zero."""

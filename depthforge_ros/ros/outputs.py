@@ -42,12 +42,16 @@ class Outputs:
     by rclpy.
     """
 
-    def __init__(self, node: LifecycleNode, labels: LabelSet, depth_kind: DepthKind) -> None:
+    def __init__(
+        self, node: LifecycleNode, labels: LabelSet, depth_kind: DepthKind, *, by_ground: bool
+    ) -> None:
+        """by_ground: whether relative depth is also given in metres, found by the road."""
         self._node = node
         self._labels = labels
         self._palette = labels.palette()
         self.depth_topic = "depth" if depth_kind is DepthKind.METRIC else "inverse_depth"
-        images = ("semantic", "confidence", self.depth_topic, "semantic_color", "overlay")
+        self.depth_topics = {self.depth_topic, "depth"} if by_ground else {self.depth_topic}
+        images = ("semantic", "confidence", *self.depth_topics, "semantic_color", "overlay")
         self._publishers = {name: self._publisher(Image, name, output_qos()) for name in images}
         self._publishers["camera_info"] = self._publisher(CameraInfo, "camera_info", output_qos())
         latched = output_qos(DurabilityPolicy.TRANSIENT_LOCAL)
@@ -79,9 +83,18 @@ class Outputs:
             self._publishers[name].publish(message)
 
     def for_planners(
-        self, wanted: frozenset[str], header: Header, seen: Prediction, info: CameraInfo | None
+        self,
+        wanted: frozenset[str],
+        header: Header,
+        seen: Prediction,
+        info: CameraInfo | None,
+        by_ground_m: np.ndarray | None,
     ) -> dict[str, Image | CameraInfo]:
-        """Messages of the wanted outputs that a planner reads. info: what fits the frame."""
+        """Messages of the wanted outputs that a planner reads.
+
+        info: what fits the frame. by_ground_m: [H, W] float32 metres of relative depth, where the
+        road gave them.
+        """
         messages: dict[str, Image | CameraInfo] = {}
         if "semantic" in wanted:
             messages["semantic"] = mono8_message(header, seen.labels)
@@ -89,6 +102,8 @@ class Outputs:
             messages["confidence"] = mono8_message(header, seen.confidence)
         if self.depth_topic in wanted and seen.depth is not None:
             messages[self.depth_topic] = depth_message(header, seen.depth)
+        if by_ground_m is not None:
+            messages["depth"] = depth_message(header, by_ground_m)
         if "camera_info" in wanted and info is not None:
             height, width = seen.labels.shape
             scaled = scaled_camera_info(info, width, height)

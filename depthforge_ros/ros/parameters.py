@@ -135,6 +135,14 @@ class Parameters:
         low=0.0,
         high=1.0,
     )
+    camera_height_m: float = _parameter(
+        0.0,
+        Effect.CONFIGURE,
+        "Height of the camera above the road, for metres of a relative variant: the road's plane "
+        "then gives ~/depth beside ~/inverse_depth. 0: no such metres.",
+        low=0.0,
+        high=10.0,
+    )
     max_rate_hz: float = _parameter(
         0.0,
         Effect.LIVE,

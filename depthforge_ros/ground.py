@@ -8,8 +8,8 @@ normal, h the camera's height) a ray r = ((u - cx)/fx, (v - cy)/fy, 1) meets the
     d = (A/h) n·r + B = α·x + β·y + γ,   with (α, β, γ - B) = (A/h) n.
 
 A robust fit gives α, β and γ. In the sky 1/z is 0, so d is B there; without sky, B follows from the
-camera's pitch. As n has length one, A = h·|(α, β, γ - B)|, and 1/z = (d - B)/A everywhere. Neither
-pitch nor roll has to be known where there is sky.
+camera's pitch, which frames with sky have shown. As n has length one, A = h·|(α, β, γ - B)|, and
+1/z = (d - B)/A everywhere.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class GroundSettings:
     """When the road is trusted, and how fast the scale may follow it.
 
     camera_height_m: of the optical centre above the road. pitch_rad: downwards, used where there
-    is no sky; None: such frames have no metres. min_road, min_sky: share of the image.
-    max_residual: median deviation of the road from its plane, as a share of the range of its
-    inverse depth. smoothing: weight of the past, 0..1. max_depth_m: beyond it, +Inf.
+    is no sky; None: as frames with sky have shown it, and no metres before the first. min_road,
+    min_sky: share of the image. max_residual: median deviation of the road from its plane, as a
+    share of the range of its inverse depth. smoothing: weight of the past, 0..1. max_depth_m:
+    beyond it, +Inf.
     """
 
     camera_height_m: float
@@ -80,6 +81,7 @@ class GroundScale:
         if self._road is None:
             raise ValueError(f"label set {labels.name!r} has no class road to find the ground by")
         self._smoothed: GroundFit | None = None
+        self._pitch_rad = settings.pitch_rad
 
     def metres(self, seen: Prediction, intrinsics: np.ndarray) -> tuple[np.ndarray, GroundFit]:
         """Depth [H, W] float32 in metres of a relative prediction, and the fit of this frame.
@@ -140,15 +142,23 @@ class GroundScale:
         sky = seen.depth[seen.labels == self._sky]
         if sky.size >= settings.min_sky * seen.labels.size:
             shift = float(np.median(sky))
-        elif settings.pitch_rad is not None:
-            shift = gamma - beta * math.tan(settings.pitch_rad)
+            self._learn_pitch(math.atan2(gamma - shift, beta))
+        elif self._pitch_rad is not None:
+            shift = gamma - beta * math.tan(self._pitch_rad)
         else:
             raise NoGroundError(
                 f"sky is {sky.size / seen.labels.size:.1%} of the image, wanted "
-                f"{settings.min_sky:.1%}, and the camera's pitch is not known"
+                f"{settings.min_sky:.1%}, and the camera's pitch is not known yet"
             )
         length = math.sqrt(alpha**2 + beta**2 + (gamma - shift) ** 2)
         return GroundFit(settings.camera_height_m * length, shift, residual)
+
+    def _learn_pitch(self, pitch_rad: float) -> None:
+        """A camera is bolted to its vehicle: its pitch changes little, and slowly."""
+        if self.settings.pitch_rad is None:
+            past = pitch_rad if self._pitch_rad is None else self._pitch_rad
+            weight = self.settings.smoothing
+            self._pitch_rad = weight * past + (1 - weight) * pitch_rad
 
 
 def robust_plane(rays: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, float]:
