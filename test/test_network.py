@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network against the activations of the authors' own implementation, and its variants."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from depthforge_ros.engine import build_engine
-from depthforge_ros.frame import Frame
+from depthforge_ros.engine.build import untrained_network
+from depthforge_ros.frame import DepthKind, Frame
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS, DepthForge
+from depthforge_ros.network.vit import SwiGlu
 from depthforge_ros.network.weights import load_weights
 from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
 from depthforge_ros.pipeline.windows import merge_windows, window_corners
@@ -108,7 +112,25 @@ def test_the_papers_network_has_the_published_sizes():
     assert set(FROZEN_PARTS + ADAPTER_PARTS) == {name for name, _ in network.named_children()}
 
 
-@pytest.mark.parametrize("name", variant_names())
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("dinov2_s", 24.8), ("dinov2_b", 97.5), ("dinov2_l", 335.3), ("dinov2_g", 1300.0)],
+)
+def test_depth_anything_has_the_published_sizes(name, millions):
+    variant = load_variant(name)
+    with torch.device("meta"):
+        network = DepthForge(variant)
+    parts = (network.depth, network.depth_head)
+    count = sum(p.numel() for part in parts for p in part.parameters())
+    width, features = variant.depth.width, variant.depth_head.features
+    # Published for 14-pixel patches and 37 × 37 positions, with a mask token and a residual unit
+    # that no forward pass reads.
+    count += width * (3 * (14**2 - PATCH**2) + 37**2 - variant.grid**2 + 1)
+    count += 2 * (9 * features**2 + features)
+    assert round(count / 1e6, 1 if millions < 1000 else -2) == millions
+
+
+@pytest.mark.parametrize("name", [*variant_names(), "dinov2_s+registers+outdoor"])
 def test_every_variant_builds_and_keeps_shapes(name):
     variant = load_variant(name)
     height, width = 6 * PATCH, 8 * PATCH
@@ -117,6 +139,78 @@ def test_every_variant_builds_and_keeps_shapes(name):
         scores, depth = network(torch.zeros(2, 3, height, width, dtype=torch.uint8))
     assert scores.shape == (2, len(variant.labels), height, width)
     assert depth.shape == (2, height, width)
+
+
+def altered(variant, **parts):
+    """The variant with fields of its parts replaced."""
+    return dataclasses.replace(
+        variant, **{k: dataclasses.replace(getattr(variant, k), **v) for k, v in parts.items()}
+    )
+
+
+@torch.no_grad()
+def test_metric_depth_is_the_sigmoid_times_the_range(tiny, expected):
+    metric = altered(tiny.variant, depth_head={"kind": DepthKind.METRIC, "max_depth_m": 80.0})
+    network = DepthForge(metric).eval()
+    network.load_state_dict(tiny.state_dict())
+    _, depth_m = network(channels_first(expected["image_small"]))
+    before = expected["depth.relative"]  # the ReLU of what the sigmoid sees
+    assert (before > 0).any()
+    wanted = 80 * before.sigmoid()
+    torch.testing.assert_close(depth_m[before > 0], wanted[before > 0])
+    assert (depth_m[before == 0] <= 40).all()
+
+
+@torch.no_grad()
+def test_registers_have_no_position_and_pass_through_the_tokens(tiny):
+    network = untrained_network(altered(tiny.variant, visual={"registers": 4})).eval()
+    registers = network.visual.register_tokens
+    registers.copy_(torch.arange(registers.numel()).view_as(registers))
+    x, _ = network.visual.embed(torch.zeros(2, 3, 64, 64))
+    assert x.shape == (2, 1 + 4 + 16, 64)
+    for image in x:
+        assert torch.equal(image[1:5], registers[0])
+    d = torch.randn(2, 16, 64)
+    refined = network.tokens(x, d, 0)
+    assert torch.equal(refined[:, :5], x[:, :5])
+    without = network.tokens(torch.cat([x[:, :1], x[:, 5:]], dim=1), d, 0)
+    assert torch.equal(refined[:, 5:], without[:, 1:])
+    assert not torch.equal(refined[:, 5:], x[:, 5:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("registers", [0, 4])
+def test_position_tables_are_antialiased_only_with_registers(tiny, registers):
+    encoder = untrained_network(altered(tiny.variant, visual={"registers": registers})).visual
+    table = encoder.positions(2, 3)
+    patches = encoder.pos_embed[:, 1:].view(1, 4, 4, 64).permute(0, 3, 1, 2)
+    wanted = F.interpolate(patches, (2, 3), mode="bicubic", antialias=registers > 0)
+    assert torch.equal(table[:, 1:], wanted.flatten(2).transpose(1, 2))
+    assert torch.equal(table[:, :1], encoder.pos_embed[:, :1])
+
+
+@torch.no_grad()
+def test_the_gated_feed_forward_of_vit_g():
+    with torch.device("meta"):
+        assert SwiGlu(1536).w12.weight.shape == (2 * 4096, 1536)
+    ffn = SwiGlu(12)
+    assert ffn.w3.weight.shape == (12, 32)
+    x = torch.randn(1, 3, 12)
+    gate, value = (x @ ffn.w12.weight.T + ffn.w12.bias).split(32, dim=-1)
+    wanted = (gate * gate.sigmoid() * value) @ ffn.w3.weight.T + ffn.w3.bias
+    torch.testing.assert_close(ffn(x), wanted)
+
+
+@torch.no_grad()
+def test_a_network_at_a_size_shares_weights_and_gives_the_same_numbers(tiny, expected):
+    image = channels_first(expected["image_large"])[:, :, :96, :128]
+    sized = tiny.at_size(96, 128)
+    for whole, own in zip(tiny(image), sized(image), strict=True):
+        assert torch.equal(whole, own)
+    assert sized.visual.pos_embed.shape == (1, 1 + 6 * 8, 64)
+    assert tiny.visual.pos_embed.shape == (1, 1 + 4 * 4, 64)
+    own = {name for name, p in sized.named_parameters() if p is not tiny.get_parameter(name)}
+    assert own == {"visual.pos_embed", "depth.pos_embed"}
 
 
 def test_a_query_with_an_empty_mask_looks_everywhere():

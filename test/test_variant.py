@@ -9,6 +9,8 @@ import yaml
 
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.variant import (
+    Source,
+    alternative_names,
     load_labels,
     load_variant,
     models_dir,
@@ -18,8 +20,14 @@ from depthforge_ros.variant import (
     variant_to_mapping,
 )
 
+EVERY = [
+    full
+    for name in variant_names()
+    for full in (name, *(f"{name}+{chosen}" for chosen in alternative_names(name)))
+]
 
-@pytest.mark.parametrize("name", variant_names())
+
+@pytest.mark.parametrize("name", EVERY)
 def test_every_variant_survives_being_stored(name):
     variant = load_variant(name)
     assert variant.name == name
@@ -28,10 +36,90 @@ def test_every_variant_survives_being_stored(name):
 
 
 def test_the_shipped_variants_are_the_documented_ones():
-    assert variant_names() == ["dinov2_b", "dinov2_l", "dinov2_s", "nano"]
+    assert variant_names() == ["dinov2_b", "dinov2_g", "dinov2_l", "dinov2_s", "eva02_l", "nano"]
+    assert alternative_names("dinov2_l") == ["indoor", "outdoor", "registers"]
+    assert alternative_names("eva02_l") == ["indoor", "outdoor"]
+    assert alternative_names("dinov2_g") == ["registers"]
+    assert alternative_names("nano") == []
     assert load_variant("dinov2_l").depth.licence == "CC-BY-NC-4.0"
     assert load_variant("dinov2_s").depth.licence == "Apache-2.0"
     assert load_variant("nano").depth_head.kind is DepthKind.METRIC
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_part_says_where_its_weights_are(name):
+    variant = load_variant(name)
+    published = {"visual": name != "nano", "depth": not name.startswith(("nano", "dinov2_g"))}
+    for part, there in published.items():
+        encoder = getattr(variant, part)
+        assert (encoder.source is not None) == there
+        if there:
+            assert encoder.source.file.endswith((".pth", ".pt"))
+            assert encoder.source.size_mb > 80
+    assert variant.visual.licence == ("MIT" if name.startswith("eva02") else "Apache-2.0")
+    free = name.startswith(("nano", "dinov2_s"))
+    assert variant.depth.licence == ("Apache-2.0" if free else "CC-BY-NC-4.0")
+
+
+def test_no_two_files_of_weights_are_said_to_be_the_same():
+    variants = [load_variant(name) for name in EVERY]
+    sources = {v.visual.source for v in variants} | {v.depth.source for v in variants}
+    sources.discard(None)
+    assert len(sources) == 4 + 4 + 1 + 9  # DINOv2, with registers, EVA02, Depth Anything V2
+    assert len({source.url for source in sources}) == len(sources)
+    assert len({source.sha256 for source in sources}) == len(sources)
+
+
+def test_alternatives_change_what_they_name_and_nothing_else():
+    plain = load_variant("dinov2_s")
+    outdoor = load_variant("dinov2_s+outdoor")
+    assert outdoor.depth_head.kind is DepthKind.METRIC
+    assert outdoor.depth_head.max_depth_m == 80
+    assert outdoor.depth.source.file == "depth_anything_v2_metric_vkitti_vits.pth"
+    assert outdoor.visual == plain.visual
+    assert load_variant("dinov2_l+indoor").depth_head.max_depth_m == 20
+    both = load_variant("dinov2_s+registers+outdoor")
+    assert both.name == "dinov2_s+registers+outdoor"
+    assert both.visual.registers == 4
+    assert both.depth_head == outdoor.depth_head
+    assert variant_differences(plain, both) == [
+        "visual.registers: stored 0, wanted 4",
+        "depth_head.kind: stored relative, wanted metric",
+        "depth_head.max_depth_m: stored None, wanted 80.0",
+    ]
+
+
+def test_an_unknown_alternative_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'lunar' is unknown; there are: indoor, outdoor, regis"):
+        load_variant("dinov2_s+lunar")
+    with pytest.raises(ValueError, match="'outdoor' is unknown; there are: none"):
+        load_variant("nano+outdoor")
+
+
+def test_a_file_of_ones_own_offers_alternatives_too(tmp_path):
+    data = yaml.safe_load((models_dir() / "variants" / "nano.yaml").read_text())
+    path = tmp_path / "a+b" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(data | {"alternatives": {"coarse": {"stride": 352}}}))
+    assert load_variant(path).stride == 235
+    assert load_variant(f"{path}+coarse").stride == 352
+    assert load_variant(f"{path}+coarse").name == "nano+coarse"
+    path.write_text(yaml.safe_dump(data | {"alternatives": ["coarse"]}))
+    with pytest.raises(ValueError, match=r"alternatives is \['coarse'\]; wanted a mapping"):
+        load_variant(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "sha256", "text"),
+    [
+        ("http://example.org/w.pth", None, "wanted https://"),
+        ("https://example.org/", None, "and the name of a file"),
+        ("https://example.org/w.pth", "abc", "sha256 is 'abc'; wanted 64 hexadecimal"),
+    ],
+)
+def test_a_source_is_an_address_and_a_digest(url, sha256, text):
+    with pytest.raises(ValueError, match=text):
+        Source(url, sha256)
 
 
 def test_cityscapes_ids_and_colours():
@@ -46,6 +134,9 @@ def test_cityscapes_ids_and_colours():
     assert palette.dtype == np.uint8
     assert palette[0].tolist() == [128, 64, 128]
     assert palette[255].tolist() == [0, 0, 0]
+
+
+ENCODER = {"kind": "dinov2", "width": 192, "blocks": 12, "heads": 3, "licence": "Apache-2.0"}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +154,10 @@ def test_cityscapes_ids_and_colours():
         ({"flavour": 1}, r"unknown keys \['flavour'\]"),
         ({"visual": {"kind": "dinov2"}}, "missing .*blocks"),
         ({"visual": 3}, "visual is 3; wanted a mapping with kind, width"),
+        ({"visual": ENCODER | {"kind": "sam"}}, "kind is 'sam'; wanted 'dinov2' or 'eva02'"),
+        ({"visual": ENCODER | {"kind": "eva02", "registers": 4}}, "registers 4; an eva02 encoder"),
+        ({"visual": ENCODER | {"kind": "eva02", "heads": 32}}, "heads are 6 wide; rotary"),
+        ({"depth": ENCODER | {"kind": "eva02"}}, "depth encoder is of kind 'eva02'"),
     ],
 )
 def test_wrong_variants_are_refused_by_file_key_and_value(tmp_path, change, text):
@@ -84,7 +179,7 @@ def test_unequal_encoders_are_refused_with_both_sizes(tmp_path):
 
 
 def test_an_unknown_variant_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'dinov9' is unknown; known: dinov2_b, dinov2_l"):
+    with pytest.raises(ValueError, match="'dinov9' is unknown; known: dinov2_b, dinov2_g, "):
         load_variant("dinov9")
 
 

@@ -35,19 +35,20 @@ class DepthTokens(nn.Module):
         nn.init.uniform_(self.b, -bound, bound)
 
     def forward(self, x: Tensor, depth: Tensor, layer: int) -> Tensor:
-        """Refine the patches of visual features x by depth features, both [B, 1 + N, C].
+        """Refine visual features x [B, P + N, C] by the patches' depth features [B, N, C].
 
-        f ← f + s·W_f(w[1:]·W_t(T[1:]) + f) with w = softmax((f·Tᵀ + d·Tᵀ) / √C). The class
-        token passes through.
+        f ← f + s·W_f(w[1:]·W_t(T[1:]) + f) with w = softmax((f·Tᵀ + d·Tᵀ) / √C). The P tokens
+        before the patches, the class token and registers, pass through.
         """
+        prefix = x.shape[1] - depth.shape[1]
         tokens = self.a[layer] @ self.b[layer]  # [m, C]
-        features = x[:, 1:]  # [B, N, C]
-        similarity = features @ tokens.T + depth[:, 1:] @ tokens.T  # [B, N, m]
+        features = x[:, prefix:]  # [B, N, C]
+        similarity = features @ tokens.T + depth @ tokens.T  # [B, N, m]
         weights = (similarity / math.sqrt(x.shape[-1])).softmax(-1)
         # The first token is where attention goes when nothing needs correcting.
         correction = weights[..., 1:] @ self.token_to_feature(tokens[1:])  # [B, N, C]
         refined = features + self.scale * self.delta(correction + features)
-        return torch.cat([x[:, :1], refined], dim=1)  # [B, 1 + N, C]
+        return torch.cat([x[:, :prefix], refined], dim=1)  # [B, P + N, C]
 
     def queries(self) -> Tensor:
         """The queries of the mask decoder, from the tokens of all layers: [m, query width]."""

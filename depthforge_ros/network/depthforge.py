@@ -9,6 +9,7 @@ features, already computed, into depth.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from depthforge_ros.network.depth_head import DepthHead
 from depthforge_ros.network.depth_tokens import DepthTokens
+from depthforge_ros.network.eva import EvaTransformer
 from depthforge_ros.network.mask_decoder import MaskDecoder, MaskOutputs
 from depthforge_ros.network.pixel_decoder import PixelDecoder
 from depthforge_ros.network.refinement import RefinementDecoder
@@ -24,6 +26,9 @@ from depthforge_ros.network.vit import VisionTransformer
 from depthforge_ros.variant import PATCH, Variant
 
 LEVEL_SCALES = (4.0, 2.0, 1.0, 0.5)
+SIDE_MULTIPLE = 2 * PATCH
+"""Sides of images are multiples of this, so that the coarsest map has whole positions."""
+
 FROZEN_PARTS = ("visual", "depth", "depth_head")
 ADAPTER_PARTS = ("tokens", "refinement", "pixel_decoder", "mask_decoder")
 
@@ -50,8 +55,11 @@ class DepthForge(nn.Module):
         decoder = variant.decoder
         self.register_buffer("mean", torch.empty(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.empty(3, 1, 1), persistent=False)
-        self.set_constants()
-        self.visual = VisionTransformer(variant.visual, variant.grid, finer=True)
+        self.visual = (
+            EvaTransformer(variant.visual, variant.grid)
+            if variant.visual.kind == "eva02"
+            else VisionTransformer(variant.visual, variant.grid, finer=True)
+        )
         self.depth = VisionTransformer(variant.depth, variant.grid)
         self.depth_head = DepthHead(width, variant.depth_head)
         self.tokens = DepthTokens(
@@ -60,11 +68,31 @@ class DepthForge(nn.Module):
         self.refinement = RefinementDecoder(width)
         self.pixel_decoder = PixelDecoder(width, decoder)
         self.mask_decoder = MaskDecoder(len(variant.labels), decoder)
+        self.set_constants()
 
     def set_constants(self) -> None:
         """Fill what no checkpoint holds; to be called again after `to_empty`."""
+        self.visual.set_constants()
+        self.depth.set_constants()
         for buffer, values in ((self.mean, self.variant.mean), (self.std, self.variant.std)):
             buffer.copy_(torch.tensor(values, device=buffer.device).view(3, 1, 1))
+
+    def at_size(self, height: int, width: int) -> DepthForge:
+        """This network for images of height × width alone, with its position tables made.
+
+        It shares every weight but those tables, gives the same numbers, and resamples nothing when
+        it runs. For inference, compilation and export; not for training, nor to be saved. Raises
+        ValueError where a side is no multiple of 32.
+        """
+        if height % SIDE_MULTIPLE or width % SIDE_MULTIPLE or min(height, width) <= 0:
+            raise ValueError(
+                f"image is {height} × {width}; wanted positive multiples of {SIDE_MULTIPLE}"
+            )
+        shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+        network = copy.deepcopy(self, shared)
+        for encoder in (network.visual, network.depth):
+            encoder.set_grid(height // PATCH, width // PATCH)
+        return network
 
     def forward(self, images: Tensor, depth: bool = True) -> tuple[Tensor, Tensor | None]:
         """Images [B, 3, H, W] RGB 0..255, H and W multiples of 32.
@@ -93,18 +121,21 @@ class DepthForge(nn.Module):
         """Both encoders, block by block, with the tokens between them."""
         images = self.normalise(images)
         rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
-        x, finer = self.visual.embed(images)  # [B, 1 + N, C]
-        d, _ = self.depth.embed(images)  # [B, 1 + N, C]
+        x, finer = self.visual.embed(images)  # [B, P + N, C]
+        d, _ = self.depth.embed(images)  # [B, P + N, C]
+        rotation = self.visual.rotation(rows, columns)
+        visual_prefix, depth_prefix = self.variant.visual.prefix, self.variant.depth.prefix
         levels, depth_tokens = [], []
         for index, (visual_block, depth_block) in enumerate(
             zip(self.visual.blocks, self.depth.blocks, strict=True)
         ):
-            x, d = visual_block(x), depth_block(d)
-            x = self.tokens(x, d, index)
+            x, d = visual_block(x, *rotation), depth_block(d)
+            x = self.tokens(x, d[:, depth_prefix:], index)
             if index in self.variant.levels:
-                levels.append(x[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)))
+                patches = x[:, visual_prefix:]  # [B, N, C]
+                levels.append(patches.transpose(1, 2).unflatten(2, (rows, columns)))
             if depth and index in self.variant.depth_head.blocks:
-                depth_tokens.append(self.depth.norm(d)[:, 1:])
+                depth_tokens.append(self.depth.norm(d)[:, depth_prefix:])
         return Features(pyramid(levels, finer), depth_tokens)
 
     def decode(self, levels: list[Tensor]) -> MaskOutputs:

@@ -2,7 +2,8 @@
 """The plain vision transformer of DINOv2 (arXiv 2304.07193), patch 16.
 
 It serves twice: as the visual encoder and as the encoder of Depth Anything V2. Blocks are called
-one by one from depthforge.py, because tokens refine the features between them.
+one by one from depthforge.py, because tokens refine the features between them. eva.py holds the
+other kind of visual encoder, which begins with the same patches.
 """
 
 from __future__ import annotations
@@ -60,16 +61,31 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-class Block(nn.Module):
-    """Pre-norm attention and MLP, each with a LayerScale and a residual."""
+class SwiGlu(nn.Module):
+    """DINOv2-g's gated feed-forward (arXiv 2002.05202): w3(silu(w1·x)·w2·x), w1 and w2 as one."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = (int(MLP_RATIO * width * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, C]."""
+        gate, x = self.w12(x).chunk(2, dim=-1)  # [B, N, hidden] each
+        return self.w3(F.silu(gate) * x)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each with a LayerScale and a residual."""
+
+    def __init__(self, width: int, heads: int, *, swiglu: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, NORM_EPS)
         self.attn = Attention(width, heads)
         self.ls1 = LayerScale(width)
         self.norm2 = nn.LayerNorm(width, NORM_EPS)
-        self.mlp = Mlp(width)
+        self.mlp = SwiGlu(width) if swiglu else Mlp(width)
         self.ls2 = LayerScale(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,8 +144,8 @@ class PatchEmbedding(nn.Conv2d):
         return super().forward(images), ()
 
 
-class VisionTransformer(nn.Module):
-    """Patch embedding, class token, position table, blocks; the final norm is the caller's.
+class PatchEncoder(nn.Module):
+    """What every encoder begins with: patches, class token, registers, position table.
 
     grid: side of the position table, patches. finer: whether a convolutional stem, where there is
     one, also hands out its finer maps.
@@ -137,36 +153,71 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, size: VitSize, grid: int, *, finer: bool = False) -> None:
         super().__init__()
-        self.grid = grid
+        self.grid = (grid, grid)
         self.patch_embed = (
             ConvStem(size.stem, size.width, finer=finer)
             if size.stem
             else PatchEmbedding(size.width)
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
+        self.register_tokens = (
+            nn.Parameter(torch.zeros(1, size.registers, size.width)) if size.registers else None
+        )
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, size.width))
-        self.blocks = nn.ModuleList(Block(size.width, size.heads) for _ in range(size.blocks))
-        self.norm = nn.LayerNorm(size.width, NORM_EPS)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Normalised images [B, 3, H, W] -> class token and patches [B, 1 + N, C].
+        """Normalised images [B, 3, H, W] -> class token, R registers, patches [B, 1 + R + N, C].
 
         And, where a convolutional stem offers them, maps [B, C, …] at 1/4 and 1/8 of the image.
         """
         x, finer = self.patch_embed(images)  # [B, C, H / 16, W / 16]
         positions = self.positions(x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # [B, N, C]
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # [B, 1 + N, C]
-        return x + positions, finer
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # [B, 1 + N, C]
+        x = x + positions
+        if self.register_tokens is not None:
+            registers = self.register_tokens.expand(x.shape[0], -1, -1)  # [B, R, C]
+            x = torch.cat([x[:, :1], registers, x[:, 1:]], dim=1)  # [B, 1 + R + N, C]
+        return x, finer
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """The position table for a grid of rows × columns patches: [1, 1 + rows·columns, C]."""
-        if (rows, columns) == (self.grid, self.grid):
+        if (rows, columns) == self.grid:
             return self.pos_embed
-        table = self.pos_embed[:, 1:].unflatten(1, (self.grid, self.grid))
+        table = self.pos_embed[:, 1:].unflatten(1, self.grid)  # [1, *grid, C]
         table = F.interpolate(
-            table.permute(0, 3, 1, 2), (rows, columns), mode="bicubic", align_corners=False
+            table.permute(0, 3, 1, 2),
+            (rows, columns),
+            mode="bicubic",
+            align_corners=False,
+            # The encoders with registers were trained with it, the others without.
+            antialias=self.register_tokens is not None,
         )  # [1, C, rows, columns]
         return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
+
+    def rotation(self, rows: int, columns: int) -> tuple[Tensor, ...]:
+        """What the blocks want beside the features: nothing, unless positions are rotary."""
+        return ()
+
+    def set_grid(self, rows: int, columns: int) -> None:
+        """Make the position table of this grid the encoder's own, so that none is resampled."""
+        table = self.positions(rows, columns).detach()
+        self.pos_embed = nn.Parameter(table, requires_grad=False)
+        self.grid = (rows, columns)
+        self.set_constants()
+
+    def set_constants(self) -> None:
+        """Fill what no checkpoint holds: here nothing."""
+
+
+class VisionTransformer(PatchEncoder):
+    """DINOv2's encoder; the final norm is the caller's."""
+
+    def __init__(self, size: VitSize, grid: int, *, finer: bool = False) -> None:
+        super().__init__(size, grid, finer=finer)
+        self.blocks = nn.ModuleList(
+            Block(size.width, size.heads, swiglu=size.swiglu) for _ in range(size.blocks)
+        )
+        self.norm = nn.LayerNorm(size.width, NORM_EPS)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole network's shape and meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from depthforge_ros.variant.labels import LabelSet
+from depthforge_ros.variant.sizes import PATCH, DecoderSize, DepthHeadSize, VitSize
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Everything that fixes a network's shape and meaning, and nothing that runs it.
+
+    levels: visual blocks (from 0) that feed the decoder, fine to coarse. crop, stride: pixels of
+    the sliding window. mean, std: of RGB 0..255. tokens: learnable tokens a layer = queries.
+    """
+
+    name: str
+    visual: VitSize
+    depth: VitSize
+    levels: tuple[int, ...]
+    tokens: int
+    token_rank: int
+    decoder: DecoderSize
+    depth_head: DepthHeadSize
+    crop: int
+    stride: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    labels: LabelSet
+
+    def __post_init__(self) -> None:
+        if self.crop % PATCH:
+            raise ValueError(f"crop {self.crop} is not a multiple of the patch size {PATCH}")
+        if not 0 < self.stride <= self.crop:
+            raise ValueError(f"stride {self.stride} is not within 1..crop ({self.crop})")
+        if (self.visual.width, self.visual.blocks) != (self.depth.width, self.depth.blocks):
+            raise ValueError(
+                f"visual encoder is {self.visual.width} wide with {self.visual.blocks} blocks, "
+                f"depth encoder {self.depth.width} with {self.depth.blocks}; tokens compare their "
+                "features block by block, so both must be equal"
+            )
+        if self.depth.kind != "dinov2":
+            raise ValueError(
+                f"depth encoder is of kind {self.depth.kind!r}; Depth Anything V2's is 'dinov2'"
+            )
+        for name, blocks in (("levels", self.levels), ("depth_head", self.depth_head.blocks)):
+            if len(blocks) != 4 or list(blocks) != sorted(set(blocks)):
+                raise ValueError(f"{name} reads blocks {blocks}; wanted four, rising")
+            if not 0 <= blocks[0] <= blocks[-1] < self.visual.blocks:
+                raise ValueError(f"{name} reads blocks {blocks} of {self.visual.blocks}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; wanted positive numbers")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the crop: the side of the position table."""
+        return self.crop // PATCH
