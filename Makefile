@@ -5,6 +5,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 IMAGES ?=
+FOV ?=
 OUT ?= demo_out
 
 VENV := .venv
@@ -25,6 +26,7 @@ export LD_LIBRARY_PATH := $(subst $(empty) $(empty),:,$(filter-out /opt/ros/%,$(
 help:
 	@echo 'make demo    masks and depth for pictures, through the real node; no ROS needed'
 	@echo '             IMAGES=folder of pictures (default: rendered streets)  OUT=folder (demo_out)'
+	@echo '             FOV=their horizontal field of view in degrees (60)'
 	@echo 'make test    lint, then every test'
 	@echo 'make lint    ruff check and ruff format --check'
 	@echo 'make clean   remove $(VENV) and everything that was built'
@@ -36,7 +38,8 @@ help:
 	@echo '                    TORCH="torch==2.13.0+cpu --extra-index-url URL-of-the-CPU-builds"'
 
 demo: $(STAMP)
-	$(BIN)/depthforge demo $(if $(IMAGES),--images "$(IMAGES)") --out "$(OUT)"
+	$(BIN)/depthforge demo $(if $(IMAGES),--images "$(IMAGES)") \
+	    $(if $(FOV),--fov "$(FOV)") --out "$(OUT)"
 
 test: lint
 	$(BIN)/python -m pytest

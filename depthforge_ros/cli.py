@@ -40,9 +40,9 @@ class Verb(NamedTuple):
 
 
 def _demo() -> VerbModule:
-    from depthforge_ros import demo
+    from depthforge_ros.demo import command
 
-    return demo
+    return command
 
 
 def _play() -> VerbModule:

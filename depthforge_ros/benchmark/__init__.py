@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import math
+import sys
 import tempfile
 from pathlib import Path
 
-from depthforge_ros.benchmark.topics import Result, Setting, measure
+from depthforge_ros.benchmark.topics import Result, Setting, measure, processor
+from depthforge_ros.frame import MAX_ASPECT, MIN_SIDE_PX
+from depthforge_ros.ros.messages import MAX_PIXELS
+from depthforge_ros.ros.processes import interruptible
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,12 +36,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--memory-every", type=float, default=10.0, help="seconds between readings")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--domain-id", type=int, default=98, help="ROS domain of the benchmark")
+    parser.add_argument("--domain-id", type=int, help="ROS domain (one that nobody uses)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; 0, or 1 where the node did not answer."""
     width, height = size_of(args.size)
+    for name in ("rate", "seconds", "memory_every"):
+        value = getattr(args, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted a number above 0")
+    if args.rate * args.seconds < 1:
+        raise ValueError(f"{args.seconds:g} s at {args.rate:g} Hz is not even one image")
     setting = Setting(
         width=width,
         height=height,
@@ -50,16 +60,17 @@ def run(args: argparse.Namespace) -> int:
         memory_every_s=args.memory_every,
         domain_id=args.domain_id,
     )
-    with tempfile.TemporaryDirectory(prefix="depthforge-benchmark-") as folder:
-        log = Path(folder) / "log.txt"
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise ValueError(f"--json is {args.json}, whose folder does not exist")
+    with interruptible(), tempfile.TemporaryDirectory(prefix="depthforge-benchmark-") as folder:
         try:
-            result = measure(setting, log)
+            result = measure(setting, Path(folder))
         except RuntimeError as error:
-            print(f"depthforge benchmark: {error}\n{log.read_text('utf-8', 'replace')[-3000:]}")
+            print(f"depthforge benchmark: {error}", file=sys.stderr)
             return 1
     print(text(setting, result))
     if args.json:
-        args.json.write_text(json.dumps(result.as_mapping(setting), indent=1), "utf-8")
+        args.json.write_text(json.dumps(result.as_mapping(setting), indent=1) + "\n", "utf-8")
     return 0
 
 
@@ -69,6 +80,12 @@ def size_of(text: str) -> tuple[int, int]:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError:
         raise ValueError(f"--size is {text!r}; wanted WIDTHxHEIGHT, such as 1920x1080") from None
+    short, long = sorted((width, height))
+    if short < MIN_SIDE_PX or long > MAX_ASPECT * short or width * height > MAX_PIXELS:
+        raise ValueError(
+            f"--size is {text!r}; the node takes sides of at least {MIN_SIDE_PX}, an aspect ratio "
+            f"of at most {MAX_ASPECT}:1 and {MAX_PIXELS} pixels"
+        )
     return width, height
 
 
@@ -76,16 +93,20 @@ def text(setting: Setting, result: Result) -> str:
     """The figures as lines."""
     drops = ", ".join(f"{count} {cause}" for cause, count in sorted(result.drops.items())) or "none"
     p50, p90, p99, worst = (f"{value:.1f} ms" for value in result.latency_ms)
+    slope = result.slope_mib_per_hour()
+    growth = "" if slope is None else f", slope {slope:+.1f} MiB/h over the second half"
     lines = [
         f"{setting.width}x{setting.height} rgb8 at {setting.rate_hz:g} Hz for {setting.seconds:g} s"
         f", variant {setting.variant}, checkpoint {setting.checkpoint or 'shipped'}, "
-        f"transport {'profile' if setting.profile else 'default'}, {platform.processor()}",
-        f"images sent {result.sent}, reached the node {result.frames_in} "
-        f"({100 * result.frames_in / max(result.sent, 1):.1f} %), masks received {result.received} "
-        f"({100 * result.received / max(result.sent, 1):.1f} %), dropped in the node: {drops}",
+        f"transport {'profile' if setting.profile else 'default'}, masks only, {processor()}",
+        f"images sent {result.sent} in {result.sent_s:.1f} s, at most "
+        f"{result.camera_late_ms:.1f} ms late; reached the node {result.frames_in} "
+        f"({result.frames_in / result.sent:.1%}), masks received {result.received} "
+        f"({result.received / result.sent:.1%}), dropped in the node: {drops}",
         f"stamp to mask: p50 {p50}, p90 {p90}, p99 {p99}, worst {worst}",
-        f"node: {result.cpu_share:.0%} of one core; resident {result.memory_mib[0]:.1f} MiB at the "
-        f"start, {result.memory_mib[-1]:.1f} MiB at the end, "
-        f"slope {result.slope_mib_per_hour():+.1f} MiB/h over the second half",
+        f"node: {result.cpu_s / result.sent_s:.0%} of one core, "
+        f"{1000 * result.cpu_s / result.received:.1f} ms for every mask; memory "
+        f"{result.memory[0][1]:.1f} MiB at the start, {result.memory[-1][1]:.1f} MiB at the end"
+        f"{growth}",
     ]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -16,10 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from depthforge_ros.ros.processes import environment, listening, node_command, process
+from depthforge_ros.ros.processes import (
+    Process,
+    environment,
+    node_command,
+    process,
+    settle,
+    use,
+    wait_for,
+    wait_until_active,
+)
+from depthforge_ros.ros.recorder import image_recorder
 
 TOPIC = "/camera/image_raw"
 SEMANTIC = "/depthforge/semantic"
+SLOPE_SPAN_S = 30.0  # a node that has just begun grows, and an hour's worth of that means nothing
 
 
 @dataclass(frozen=True)
@@ -35,49 +47,56 @@ class Setting:
     device: str
     profile: bool
     memory_every_s: float
-    domain_id: int
+    domain_id: int | None
 
 
 @dataclass(frozen=True)
 class Result:
-    """latency_ms: p50, p90, p99 and worst, stamp to arrival of the mask. cpu_share: of one core.
+    """The figures.
 
-    memory_mib: resident size of the node, a reading every memory_every_s.
+    sent_s: how long the camera took to send; camera_late_ms: its worst image. latency_ms: p50,
+    p90, p99 and worst, from the stamp, taken right before an image is published, to the arrival of
+    its mask. cpu_s: of the node, while images came. memory: seconds and MiB of the node that are
+    in RAM and not shared, one pair every memory_every_s.
     """
 
     sent: int
+    sent_s: float
+    camera_late_ms: float
     frames_in: int
     received: int
     drops: Mapping[str, int]
-    latency_ms: tuple[float, float, float, float]
-    cpu_share: float
-    memory_mib: tuple[float, ...]
-    memory_every_s: float
+    latency_ms: tuple[float, ...]
+    cpu_s: float
+    memory: tuple[tuple[float, float], ...]
 
-    def slope_mib_per_hour(self) -> float:
-        """Growth of the node over the second half, when everything has warmed up."""
-        half = self.memory_mib[len(self.memory_mib) // 2 :]
-        if len(half) < 3:
-            return float("nan")
-        hours = np.arange(len(half)) * self.memory_every_s / 3600
-        return float(np.polyfit(hours, half, 1)[0])
+    def slope_mib_per_hour(self) -> float | None:
+        """Growth of the node over the second half; None where that is too short to tell."""
+        half = np.array(self.memory[len(self.memory) // 2 :])  # [readings, 2]
+        if len(half) < 3 or half[-1, 0] - half[0, 0] < SLOPE_SPAN_S:
+            return None
+        return float(np.polyfit(half[:, 0] / 3600, half[:, 1], 1)[0])
 
     def as_mapping(self, setting: Setting) -> dict[str, Any]:
         """Everything as plain data, with the machine it was measured on."""
         return {
             "setting": dataclasses.asdict(setting),
-            "result": dataclasses.asdict(self),
+            "result": dataclasses.asdict(self) | {"slope_mib_per_hour": self.slope_mib_per_hour()},
             "machine": {
-                "processor": platform.processor() or platform.machine(),
-                "cores": os.cpu_count(),
+                "processor": processor(),
+                "cores": len(os.sched_getaffinity(0)),
                 "python": platform.python_version(),
             },
         }
 
 
-def measure(setting: Setting, log: Path) -> Result:
-    """Run the graph for the time that the setting says. Raises RuntimeError where it fails."""
+def measure(setting: Setting, folder: Path) -> Result:
+    """Run the graph for the time that the setting says; logs go to the folder.
+
+    Raises RuntimeError where something fails or no mask comes back.
+    """
     env = environment(setting.domain_id, profile=setting.profile)
+    use(env)
     parameters = {
         "variant": setting.variant,
         "checkpoint": setting.checkpoint,
@@ -86,44 +105,46 @@ def measure(setting: Setting, log: Path) -> Result:
     camera = [sys.executable, "-m", "depthforge_ros.ros.camera", "--topic", TOPIC]
     camera += ["--width", str(setting.width), "--height", str(setting.height)]
     camera += ["--rate", f"{setting.rate_hz:g}", "--seconds", f"{setting.seconds:g}"]
-    camera_log = log.with_name("camera.txt")
-    memory_mib: list[float] = []
+    camera_log = folder / "camera.txt"
     with (
-        process("node", node_command(parameters, {"image": TOPIC}), env, log) as node,
-        listening(env, SEMANTIC, node, log) as recorder,
+        image_recorder(SEMANTIC) as recorder,
+        process(
+            "node", node_command(parameters, {"image": TOPIC}), env, folder / "node.txt"
+        ) as node,
     ):
-        with process("camera", camera, env, camera_log) as sender:
-            cpu_s, begun_s = cpu_seconds(node.pid), time.monotonic()
-            while sender.poll() is None:
-                memory_mib.append(resident_mib(node.pid))
-                time.sleep(min(setting.memory_every_s, 0.2 + setting.seconds / 20))
-            elapsed_s = time.monotonic() - begun_s
-            cpu_share = (cpu_seconds(node.pid) - cpu_s) / elapsed_s
-        time.sleep(2.5)  # one more report of the node
-        seen = recorder.seen
-    if sender.returncode != 0:
-        raise RuntimeError(f"the camera failed: {camera_log.read_text('utf-8', 'replace')}")
-    sent = json.loads(camera_log.read_text("utf-8").strip().splitlines()[-1])["sent"]
-    delays_ms = seen.delays_ms[SEMANTIC]
-    if not delays_ms:
-        raise RuntimeError(f"no mask came back; the node says: {seen.message}")
-    prefix = "dropped: "
+        wait_until_active(recorder, node)
+        with recorder.recording() as seen:
+            before_s = cpu_seconds(node.pid)
+            with process("camera", camera, env, camera_log) as sender:
+                wait_for(lambda: recorder.heard(SEMANTIC) > 0 or sender.ended(), node, math.inf)
+                memory = watch_memory(node, sender, setting.memory_every_s)
+            cpu_s = cpu_seconds(node.pid) - before_s
+            settle(recorder, node, SEMANTIC)
+        report = recorder.report()
+    sent = json.loads(camera_log.read_text("utf-8").splitlines()[-1])
+    received = len(seen.headers[SEMANTIC])
+    if not received:
+        raise RuntimeError(f"no mask came back; the node says: {report.message}")
     return Result(
-        sent=sent,
-        frames_in=int(seen.diagnostics["frames in"]),
-        received=seen.counts[SEMANTIC],
-        drops={
-            key.removeprefix(prefix): int(value)
-            for key, value in seen.diagnostics.items()
-            if key.startswith(prefix)
-        },
-        latency_ms=tuple(
-            float(v) for v in (*np.percentile(delays_ms, (50, 90, 99)), max(delays_ms))
-        ),
-        cpu_share=cpu_share,
-        memory_mib=tuple(memory_mib),
-        memory_every_s=min(setting.memory_every_s, 0.2 + setting.seconds / 20),
+        sent=sent["sent"],
+        sent_s=sent["seconds"],
+        camera_late_ms=sent["late_ms"],
+        frames_in=report.counters.frames_in,
+        received=received,
+        drops=report.counters.drops,
+        latency_ms=seen.delay_percentiles_ms(SEMANTIC, 50, 90, 99, 100),
+        cpu_s=cpu_s,
+        memory=memory,
     )
+
+
+def watch_memory(node: Process, sender: Process, every_s: float) -> tuple[tuple[float, float], ...]:
+    """Seconds and resident MiB of the node until the sender has ended, one reading at least."""
+    begun_s = time.monotonic()
+    readings = [(0.0, resident_mib(node.pid))]
+    while not wait_for(sender.ended, node, every_s):
+        readings.append((time.monotonic() - begun_s, resident_mib(node.pid)))
+    return tuple(readings)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -136,3 +157,12 @@ def resident_mib(pid: int) -> float:
     """Memory of a process that is in RAM and not shared: a shared-memory transport is no leak."""
     pages = [int(field) for field in Path(f"/proc/{pid}/statm").read_text("utf-8").split()]
     return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def processor() -> str:
+    """The name of the CPU, or its architecture where the kernel does not tell the name."""
+    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()

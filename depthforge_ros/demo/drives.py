@@ -1,22 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a demo drives through: rendered streets whose truth is known, or the user's own pictures."""
+"""Rendered streets to drive through, whose truth is known.
+
+Loaded by every process that renders, so without torch and ROS.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from depthforge_ros.demo.pictures import write_picture
 from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
 
+SEED = HELD_OUT_SEEDS[0]  # a street that no network was trained on
 WIDTH_PX, HEIGHT_PX = 640, 384
-ASSUMED_FOV_DEG = 60.0
+RATE_HZ = 10.0
+LONGEST_S = 30.0
 CONDITIONS = ("night", "snow")
 
 
@@ -30,13 +40,21 @@ class Truth:
 
 @dataclass(frozen=True)
 class Drive:
-    """A folder of images to be played, and the truth of each by `fingerprint`, where known."""
+    """A folder of images to be played.
+
+    film_hz: images a second at its natural speed. longest_s: it is played faster than the node
+    keeps up with rather than longer than that. truth: of each image by `fingerprint`, where known.
+    notes: what a person should know of it.
+    """
 
     name: str
     folder: Path
     fov_deg: float
     frames: int
+    film_hz: float
+    longest_s: float = math.inf
     truth: dict[str, Truth] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def fingerprint(rgb: np.ndarray) -> str:
@@ -44,39 +62,45 @@ def fingerprint(rgb: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(rgb)).hexdigest()
 
 
-def pictures_of(folder: Path, fov_deg: float | None) -> Drive:
-    """The user's own pictures. Raises ValueError where the folder has none."""
-    if not folder.is_dir():
-        raise ValueError(f"IMAGES={folder} is no folder")
-    frames = sum(cv2.haveImageReader(str(path)) for path in folder.iterdir() if path.is_file())
-    if not frames:
-        raise ValueError(f"IMAGES={folder} holds no picture that OpenCV can read")
-    return Drive(folder.resolve().name, folder, fov_deg or ASSUMED_FOV_DEG, frames)
+def rendered(condition: str, frames: int, folder: Path) -> Drive:
+    """A drive down a street, written as PNG by as many processes as there are cores.
 
-
-def rendered(condition: str, frames: int, folder: Path, seed: int = HELD_OUT_SEEDS[0]) -> Drive:
-    """A drive down a street that no network was trained on, written as PNG."""
+    Raises ValueError for a number of frames that cannot be.
+    """
+    drive = _drive(condition, frames)
     folder.mkdir(parents=True)
-    jobs = [(condition, seed, frames, index, folder) for index in range(frames)]
-    with multiprocessing.get_context("spawn").Pool(min(2, multiprocessing.cpu_count())) as pool:
-        truths = dict(pool.imap_unordered(_render, jobs, chunksize=8))
-    focal_px = _drive(condition, seed, frames).intrinsics[0, 0]
-    fov_deg = math.degrees(2 * math.atan(WIDTH_PX / 2 / focal_px))
-    return Drive(condition, folder, fov_deg, frames, truths)
+    jobs = [(condition, frames, index, folder) for index in range(frames)]
+    with _pool(min(len(os.sched_getaffinity(0)), frames)) as pool:
+        truths = dict(pool.imap_unordered(_render, jobs, chunksize=4))
+    fov_deg = math.degrees(2 * math.atan(WIDTH_PX / 2 / drive.intrinsics[0, 0]))
+    return Drive(condition, folder, fov_deg, frames, RATE_HZ, LONGEST_S, truths)
 
 
-def _drive(condition: str, seed: int, frames: int) -> StreetDrive:
-    return StreetDrive(seed, condition, WIDTH_PX, HEIGHT_PX, frames)
+@contextmanager
+def _pool(processes: int) -> Iterator[Pool]:
+    """Processes that leave Ctrl-C to this one, which ends them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # they inherit it
+    try:
+        pool = multiprocessing.get_context("spawn").Pool(processes)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    with pool:
+        yield pool
 
 
-_DRIVES: dict[tuple[str, int, int], StreetDrive] = {}  # a worker process builds its world once
+@functools.lru_cache(maxsize=1)
+def _drive(condition: str, frames: int) -> StreetDrive:
+    return StreetDrive(SEED, condition, WIDTH_PX, HEIGHT_PX, frames, RATE_HZ)
 
 
-def _render(job: tuple[str, int, int, int, Path]) -> tuple[str, Truth]:
-    condition, seed, frames, index, folder = job
-    key = (condition, seed, frames)
-    if key not in _DRIVES:
-        _DRIVES[key] = _drive(*key)
-    frame = _DRIVES[key][index]
+def _render(job: tuple[str, int, int, Path]) -> tuple[str, Truth]:
+    condition, frames, index, folder = job
+    frame = _drive(condition, frames)[index]
     write_picture(folder / f"{index:04d}.png", frame.rgb)
     return fingerprint(frame.rgb), Truth(frame.labels, frame.depth_m)
+
+
+def write_picture(path: Path, rgb: np.ndarray) -> None:
+    """Write an rgb image by its suffix. Raises OSError."""
+    if not cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"{path} cannot be written")

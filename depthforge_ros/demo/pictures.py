@@ -9,13 +9,16 @@ import cv2
 import numpy as np
 
 from depthforge_ros.frame import UNLABELLED, DepthKind
-from depthforge_ros.ros.recorder import Seen
+from depthforge_ros.ros.recording import Seen
 from depthforge_ros.variant import LabelSet
 
 SHEET_ROWS = 6
-TILE_WIDTH_PX = 480
+TILE_PX = 360  # longest side of one picture; a film takes long to encode
+MIN_TILE_WIDTH_PX = 240
+LEGEND_PX = 160
 CAPTION_PX = 26
 NEAREST_M = 2.0
+DARK = 24
 
 
 def depth_picture(depth: np.ndarray, kind: DepthKind) -> np.ndarray:
@@ -32,46 +35,102 @@ def depth_picture(depth: np.ndarray, kind: DepthKind) -> np.ndarray:
     return np.ascontiguousarray(colours[..., ::-1])
 
 
-def triptych(seen: Seen, labels: LabelSet, kind: DepthKind, width_px: int) -> np.ndarray:
-    """Image, mask over image, depth, side by side: [h, 3·width, 3] uint8 rgb."""
-    height_px = 2 * round(width_px * seen.rgb.shape[0] / seen.rgb.shape[1] / 2)
-    color = labels.palette()[seen.labels]
-    size = (width_px, height_px)
-    image = cv2.resize(seen.rgb, size, interpolation=cv2.INTER_AREA)
-    mask = cv2.resize(color, size, interpolation=cv2.INTER_NEAREST)
-    known = cv2.resize(seen.labels, size, interpolation=cv2.INTER_NEAREST) != UNLABELLED
-    mixed = np.where(known[..., None], cv2.addWeighted(image, 0.35, mask, 0.65, 0), image)
-    depth = cv2.resize(depth_picture(seen.depth, kind), size, interpolation=cv2.INTER_NEAREST)
-    return np.hstack([image, mixed, depth])
+class Painter:
+    """Draws frames as strips of one size, whatever the sizes of the images: that of the first."""
+
+    def __init__(self, labels: LabelSet, kind: DepthKind) -> None:
+        self._palette, self._kind = labels.palette(), kind
+        self._tile: tuple[int, int] | None = None
+
+    def strip(self, seen: Seen, name: str) -> np.ndarray:
+        """Image, classes over the image, depth, side by side, with a name: [h, 3w, 3] uint8 rgb.
+
+        What did not come back is black and says so.
+        """
+        if self._tile is None:
+            self._tile = tile_size(*seen.rgb.shape[:2])
+        image = fitted(seen.rgb, self._tile, cv2.INTER_AREA)
+        mask = self._missing("dropped") if seen.labels is None else self._mask(seen, image)
+        if seen.depth is not None:
+            drawn = depth_picture(seen.depth, self._kind)
+            depth = fitted(drawn, self._tile, cv2.INTER_NEAREST)
+        else:
+            depth = self._missing("dropped" if seen.labels is None else "no depth")
+        strip = np.hstack([image, mask, depth])
+        label(strip, name, (8, strip.shape[0] - 10))
+        return strip
+
+    def _mask(self, seen: Seen, image: np.ndarray) -> np.ndarray:
+        colors = fitted(self._palette[seen.labels], self._tile, cv2.INTER_NEAREST)
+        labels = fitted(seen.labels, self._tile, cv2.INTER_NEAREST, UNLABELLED)
+        mixed = cv2.addWeighted(image, 0.35, colors, 0.65, 0)
+        return np.where((labels != UNLABELLED)[..., None], mixed, image)
+
+    def _missing(self, text: str) -> np.ndarray:
+        width, height = self._tile
+        black = np.zeros((height, width, 3), np.uint8)
+        label(black, text, (8, 18))
+        return black
 
 
-def contact_sheet(rows: list[Seen], labels: LabelSet, kind: DepthKind, title: str) -> np.ndarray:
-    """Some frames below each other, with a title above and the legend below: [h, w, 3] uint8."""
-    width_px = 3 * TILE_WIDTH_PX
-    first_ns = rows[0].stamp_ns if rows else 0
-    parts = [caption(title, width_px)]
-    for seen in rows:
-        strip = triptych(seen, labels, kind, TILE_WIDTH_PX)
-        seconds = (seen.stamp_ns - first_ns) / 1e9
-        label(strip, f"{seconds:.1f} s", (8, strip.shape[0] - 10))
-        parts.append(strip)
-    return np.vstack([*parts, legend(labels, width_px)])
+def tile_size(height: int, width: int) -> tuple[int, int]:
+    """Width and height of an image scaled into the tile, both even as films want them."""
+    scale = TILE_PX / max(height, width)
+    return max(MIN_TILE_WIDTH_PX, 2 * round(width * scale / 2)), 2 * max(
+        16, round(height * scale / 2)
+    )
+
+
+def fitted(
+    image: np.ndarray, tile: tuple[int, int], interpolation: int, fill: int = 0
+) -> np.ndarray:
+    """The image as large as it fits into the tile (width, height), in the middle of `fill`."""
+    height, width = image.shape[:2]
+    scale = min(tile[0] / width, tile[1] / height)
+    size = min(tile[0], round(width * scale)), min(tile[1], round(height * scale))
+    canvas = np.full((tile[1], tile[0], *image.shape[2:]), fill, np.uint8)
+    x, y = (tile[0] - size[0]) // 2, (tile[1] - size[1]) // 2
+    small = cv2.resize(image, size, interpolation=interpolation)
+    canvas[y : y + size[1], x : x + size[0]] = small
+    return canvas
+
+
+class Sheet:
+    """Some of `count` answered frames, spread evenly over the drive, below each other."""
+
+    def __init__(self, count: int) -> None:
+        rows = min(count, SHEET_ROWS)
+        self._chosen = {(2 * row + 1) * count // (2 * rows) for row in range(rows)}
+        self._offered = 0
+        self._rows: list[np.ndarray] = []
+
+    def offer(self, strip: np.ndarray) -> None:
+        """Show the next answered frame, if it is one of those to be shown."""
+        if self._offered in self._chosen:
+            self._rows.append(strip)
+        self._offered += 1
+
+    def drawn(self, captions: list[str], labels: LabelSet) -> np.ndarray:
+        """Captions, strips and legend: [h, w, 3] uint8."""
+        width_px = self._rows[0].shape[1] if self._rows else 3 * TILE_PX
+        bars = [caption(text, width_px) for text in captions]
+        return np.vstack([*bars, *self._rows, legend(labels, width_px)])
 
 
 def caption(text: str, width_px: int) -> np.ndarray:
     """White text on a dark bar: [26, width, 3] uint8."""
-    bar = np.full((CAPTION_PX, width_px, 3), 24, np.uint8)
+    bar = np.full((CAPTION_PX, width_px, 3), DARK, np.uint8)
     label(bar, text, (8, 18))
     return bar
 
 
 def legend(labels: LabelSet, width_px: int) -> np.ndarray:
     """The colour and name of every class: [h, width, 3] uint8."""
-    columns = max(1, width_px // 160)
+    columns = max(1, width_px // LEGEND_PX)
     rows = -(-len(labels) // columns)
-    bar = np.full((rows * CAPTION_PX, width_px, 3), 24, np.uint8)
+    bar = np.full((rows * CAPTION_PX, width_px, 3), DARK, np.uint8)
     for index, entry in enumerate(labels.classes):
-        x, y = (index % columns) * 160 + 8, (index // columns) * CAPTION_PX
+        x, y = (index % columns) * LEGEND_PX + 8, (index // columns) * CAPTION_PX
         bar[y + 6 : y + 20, x : x + 20] = entry.color
         label(bar, entry.name, (x + 26, y + 18))
     return bar
@@ -85,29 +144,28 @@ def label(image: np.ndarray, text: str, at: tuple[int, int]) -> None:
 
 
 class Film:
-    """An mp4 that browsers play (VP9), opened with the size of its first frame."""
+    """An mp4 that browsers play (VP9), opened with the size of its first frame.
+
+    written: whether there is one, which takes an OpenCV with that encoder, and a frame.
+    """
 
     def __init__(self, path: Path, rate_hz: float) -> None:
         self._path, self._rate_hz = path, rate_hz
         self._writer: cv2.VideoWriter | None = None
+        self.written = False
+
+    def __enter__(self) -> Film:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.release()
 
     def add(self, rgb: np.ndarray) -> None:
-        """Append a frame [H, W, 3] uint8. Raises OSError where no encoder can be opened."""
+        """Append a frame [H, W, 3] uint8."""
         if self._writer is None:
             fourcc = cv2.VideoWriter_fourcc(*"vp09")
             size = (rgb.shape[1], rgb.shape[0])
             self._writer = cv2.VideoWriter(str(self._path), fourcc, self._rate_hz, size)
-            if not self._writer.isOpened():
-                raise OSError(f"{self._path} cannot be written as video by this OpenCV")
+            self.written = self._writer.isOpened()
         self._writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.release()
-
-
-def write_picture(path: Path, rgb: np.ndarray) -> None:
-    """Write an rgb image by its suffix. Raises OSError."""
-    if not cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{path} cannot be written")

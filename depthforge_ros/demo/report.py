@@ -4,60 +4,72 @@
 from __future__ import annotations
 
 import html
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
-import numpy as np
-
-from depthforge_ros.demo.drives import Drive, fingerprint
+from depthforge_ros.demo.drives import Drive, Truth, fingerprint
+from depthforge_ros.demo.output import GENERATOR
+from depthforge_ros.engine import INSTANT, UNTRAINED
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.learning.metrics import Confusion, DepthErrors
-from depthforge_ros.ros.recorder import Recorded, Seen
+from depthforge_ros.ros.graph import SEMANTIC, Driven
+from depthforge_ros.ros.recording import Seen
 
-UNTRAINED_WARNING = (
-    "The weights are UNTRAINED: random numbers. Masks and depth below mean nothing; only the way "
-    "of the frames through the graph is real."
-)
+NOTICES = {
+    UNTRAINED: "UNTRAINED weights, random numbers: classes and depth mean nothing.",
+    INSTANT: "NO NETWORK ran, every answer is the same: classes and depth mean nothing.",
+}
+"""What has to be said of a checkpoint wherever its results are shown."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One drive in the table.
 
-    played: images sent; frames_in: those that reached the node, whose subscription keeps the
-    newest image only. drops: by cause, from the node's own diagnostics.
+    played: images sent, at rate_hz; frames_in: those that reached the node, whose subscription
+    keeps the newest image only. drops: by cause, from the node's own diagnostics. foreign_headers:
+    outputs whose stamp and frame no image had. Scores are None where the truth is not known.
     """
 
     name: str
+    rate_hz: float
     played: int
     frames_in: int
-    frames_out: int
-    drops: dict[str, int]
+    masks: int
+    drops: Mapping[str, int]
+    foreign_headers: int
     latency_p50_ms: float
     latency_p99_ms: float
     mean_iou: float | None
     pixel_accuracy: float | None
     abs_rel: float | None
+    film: bool
+    notes: tuple[str, ...]
 
 
 class Score:
-    """Compares what was seen with the truth of its drive, where the drive has one."""
+    """Compares what was seen with the truth, where it is known."""
 
-    def __init__(self, drive: Drive, classes: int, kind: DepthKind) -> None:
-        self._truth, self._kind = drive.truth, kind
+    def __init__(self, truth: Mapping[str, Truth], classes: int, kind: DepthKind) -> None:
+        self._truth, self._kind = truth, kind
         self._confusion, self._depth = Confusion(classes), DepthErrors()
 
     def add(self, seen: Seen) -> None:
-        """Add one frame; one that is not of the drive is left out."""
-        truth = self._truth.get(fingerprint(seen.rgb))
-        if truth is not None:
-            self._confusion.add(truth.labels, seen.labels)
+        """Add one frame; what did not come back is left out."""
+        if not self._truth or seen.labels is None:
+            return
+        truth = self._truth[fingerprint(seen.rgb)]
+        self._confusion.add(truth.labels, seen.labels)
+        if seen.depth is not None:
             self._depth.add(truth.depth_m, seen.depth, self._kind)
 
     def results(self) -> tuple[float | None, float | None, float | None]:
-        """mIoU, pixel accuracy, AbsRel; None where the truth is not known."""
-        depth = self._depth.scores()
-        if not self._truth:
+        """mIoU, pixel accuracy, AbsRel; None where there was nothing to compare."""
+        if not self._confusion.counts.any():
             return None, None, None
+        depth = self._depth.scores()
         return (
             self._confusion.mean_iou(),
             self._confusion.pixel_accuracy(),
@@ -65,34 +77,47 @@ class Score:
         )
 
 
-def row(drive: Drive, recorded: Recorded, semantic_topic: str, score: Score) -> Row:
-    """The figures of a drive from what was recorded and what the node said last."""
-    said = recorded.diagnostics
-    delays_ms = recorded.delays_ms[semantic_topic]
-    p50, p99 = np.percentile(delays_ms, (50, 99)) if delays_ms else (np.nan, np.nan)
-    prefix = "dropped: "
-    drops = {k.removeprefix(prefix): int(v) for k, v in said.items() if k.startswith(prefix)}
+def row(
+    drive: Drive, rate_hz: float, driven: Driven, depth_topic: str, score: Score, film: bool
+) -> Row:
+    """The figures of a drive from what was recorded and what the node said."""
+    masks = driven.count(SEMANTIC)
+    p50, p99 = driven.recorded.delay_percentiles_ms(SEMANTIC, 50, 99)
     mean_iou, accuracy, abs_rel = score.results()
+    notes = list(drive.notes)
+    if without_depth := masks - driven.count(depth_topic):
+        notes.append(
+            f"{without_depth} masks came without depth; without a camera_info that fitted: "
+            f"{driven.counters.without_camera_info}"
+        )
+    if not film:
+        notes.append("no film: OpenCV has no VP9 encoder here")
     return Row(
-        drive.name,
-        drive.frames,
-        int(said.get("frames in", 0)),
-        recorded.counts[semantic_topic],
-        drops,
-        float(p50),
-        float(p99),
-        mean_iou,
-        accuracy,
-        abs_rel,
+        name=drive.name,
+        rate_hz=rate_hz,
+        played=drive.frames,
+        frames_in=driven.counters.frames_in,
+        masks=masks,
+        drops=driven.counters.drops,
+        foreign_headers=driven.foreign_headers(),
+        latency_p50_ms=p50,
+        latency_p99_ms=p99,
+        mean_iou=mean_iou,
+        pixel_accuracy=accuracy,
+        abs_rel=abs_rel,
+        film=film,
+        notes=tuple(notes),
     )
 
 
 HEADINGS = (
     "drive",
+    "Hz",
     "played",
     "frames in",
-    "frames out",
+    "masks",
     "dropped",
+    "wrong headers",
     "latency p50",
     "latency p99",
     "mIoU",
@@ -104,36 +129,39 @@ HEADINGS = (
 def cells(row: Row) -> list[str]:
     """The row as text, in the order of HEADINGS."""
 
-    def share(value: float | None, text: str) -> str:
-        return "-" if value is None else text.format(value)
+    def given(value: float | None, text: str) -> str:
+        return "-" if value is None or math.isnan(value) else text.format(value)
 
-    drops = ", ".join(f"{count} {cause}" for cause, count in sorted(row.drops.items())) or "0"
     return [
         row.name,
+        f"{row.rate_hz:.3g}",
         str(row.played),
         str(row.frames_in),
-        str(row.frames_out),
-        drops,
-        f"{row.latency_p50_ms:.0f} ms",
-        f"{row.latency_p99_ms:.0f} ms",
-        share(None if row.mean_iou is None else 100 * row.mean_iou, "{:.1f} %"),
-        share(None if row.pixel_accuracy is None else 100 * row.pixel_accuracy, "{:.1f} %"),
-        share(row.abs_rel, "{:.3f}"),
+        str(row.masks),
+        ", ".join(f"{count} {cause}" for cause, count in sorted(row.drops.items())) or "0",
+        str(row.foreign_headers),
+        given(row.latency_p50_ms, "{:.0f} ms"),
+        given(row.latency_p99_ms, "{:.0f} ms"),
+        given(row.mean_iou, "{:.1%}"),
+        given(row.pixel_accuracy, "{:.1%}"),
+        given(row.abs_rel, "{:.3f}"),
     ]
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as aligned text."""
+def text(rows: list[Row], notice: str) -> str:
+    """Notice, aligned table and notes."""
     lines = [list(HEADINGS), *(cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    return "\n".join(
+    table = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
-    )
+    ]
+    notes = [f"{row.name}: {note}" for row in rows for note in row.notes]
+    return "\n".join([*([notice] if notice else []), *table, *notes])
 
 
 PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>depthforge_ros demo</title>
+<html lang="en"><meta charset="utf-8">{generator}<title>depthforge_ros demo</title>
 <style>
  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto;
         padding: 0 1rem; color: #1c2024; background: #fff }}
@@ -148,26 +176,34 @@ PAGE = """<!doctype html>
 <p class="quiet">{settings}</p>
 <table><tr>{headings}</tr>{rows}</table>
 <p class="quiet">Latency is from the stamp of the image to the arrival of its mask in another
-process. Truth is exact: the streets are rendered.</p>
+process. Wrong headers counts outputs whose stamp or frame no image had. {truth}</p>
 {drives}
 </html>
 """
 
 
-def page(rows: list[Row], settings: str, untrained: bool) -> str:
+def page(rows: list[Row], settings: str, notice: str) -> str:
     """The report as one HTML page; pictures and films are expected beside it."""
-    names = [html.escape(row.name) for row in rows]
+    known = any(row.mean_iou is not None for row in rows)
     return PAGE.format(
-        warning=f'<p class="warning">{UNTRAINED_WARNING}</p>' if untrained else "",
+        generator=GENERATOR,
+        warning=f'<p class="warning">{notice}</p>' if notice else "",
         settings=html.escape(settings),
         headings="".join(f"<th>{heading}</th>" for heading in HEADINGS),
         rows="".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>"
             for row in rows
         ),
-        drives="".join(
-            f'<h2>{name}</h2><video src="{name}.mp4" controls loop muted></video>'
-            f'<p><img src="{name}.png" alt="image, mask and depth of the drive {name}"></p>'
-            for name in names
-        ),
+        truth="The truth is exact: these streets are rendered." if known else "",
+        drives="".join(_section(row) for row in rows),
+    )
+
+
+def _section(row: Row) -> str:
+    name, file = html.escape(row.name), quote(row.name)
+    film = f'<video src="{file}.mp4" controls loop muted></video>' if row.film else ""
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in row.notes)
+    return (
+        f'<h2>{name}</h2><ul class="quiet">{notes}</ul>{film}'
+        f'<p><img src="{file}.png" alt="image, classes and depth of the drive {name}"></p>'
     )

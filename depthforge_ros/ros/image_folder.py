@@ -60,17 +60,9 @@ class ImageFolder:
         fov_deg: float | None = None,
         exact_stamps: bool = False,
     ) -> None:
-        if not folder.is_dir():
-            reason = "is no folder" if folder.exists() else "does not exist"
-            raise ValueError(f"{folder} {reason}")
+        self._files = image_files(folder)
         if fov_deg is not None and not 1 <= fov_deg <= 179:
             raise ValueError(f"fov is {fov_deg} degrees; wanted 1..179")
-        self._files = sorted(
-            (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."),
-            key=natural_order,
-        )
-        if not self._files:
-            raise ValueError(f"{folder} has no images; wanted {', '.join(SUFFIXES)}")
         self._period_ns = SECOND_NS / rate_hz
         self._frame_id = frame_id
         self._fov_deg = fov_deg
@@ -90,7 +82,7 @@ class ImageFolder:
         for index, path in enumerate(self._files):
             time_ns = self.start_ns + round(index * self._period_ns)
             content = path.read_bytes()
-            bgr = _decoded(content)
+            bgr = decoded(content)
             if bgr is None:
                 self.skipped += 1
                 print(f"{path} is no image that OpenCV can read; skipped", file=sys.stderr)
@@ -128,6 +120,17 @@ class ImageFolder:
         return at_publication
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order. Raises ValueError where there are none."""
+    if not folder.is_dir():
+        reason = "is no folder" if folder.exists() else "does not exist"
+        raise ValueError(f"{folder} {reason}")
+    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
+    if not files:
+        raise ValueError(f"{folder} has no images; wanted {', '.join(SUFFIXES)}")
+    return sorted(files, key=natural_order)
+
+
 def natural_order(path: Path) -> list[tuple[int, str]]:
     """A sort key by which numbers in names count as numbers."""
     parts = re.split(r"(\d+)", path.name)
@@ -146,10 +149,13 @@ def pinhole_info(header: Header, width: int, height: int, fov_deg: float) -> Cam
     return info
 
 
-def _decoded(content: bytes) -> np.ndarray | None:
-    """BGR [H, W, 3] uint8, None where OpenCV cannot read it."""
+def decoded(content: bytes, *, upright: bool = False) -> np.ndarray | None:
+    """BGR [H, W, 3] uint8 of an image file, None where OpenCV cannot read it.
+
+    upright: turned as EXIF says.
+    """
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
         return None

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what a running node takes and gives into one bag, and reads it back joined by stamp.
+"""Hears what a running node takes and gives: counts it, times it, and writes it into bags.
 
-Nothing is deserialized while recording: a recorder that falls behind would measure itself.
+Nothing is deserialized but the node's reports: a recorder that falls behind would measure itself.
+recording.py reads the bags.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,50 +22,92 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 
-from depthforge_ros.ros.bags import bag_messages, open_bag, own_topic
-from depthforge_ros.ros.messages import frame_from_image, stamp_ns
+from depthforge_ros.ros.bags import own_topic
 from depthforge_ros.ros.segments import SegmentedBag
 
-QUEUE = 100
-_HEADER = struct.Struct("<4xiI")  # CDR encapsulation, then the stamp that every header begins with
-_PIXELS = {"mono8": np.dtype("u1"), "32FC1": np.dtype("<f4")}
+STATUS = "depthforge: inference"
+QUEUE = 30  # a second of a fast camera; the disk may pause that long
+_ENCAPSULATION = 4  # bytes before a message in CDR
+_STAMP = struct.Struct("<iI")
+_LENGTH = struct.Struct("<I")  # of the frame_id, which follows it
 
 
-@dataclass
+@dataclass(frozen=True)
+class Counters:
+    """The node's account of its frames. without_camera_info: frames that no CameraInfo fitted."""
+
+    frames_in: int = 0
+    frames_out: int = 0
+    without_camera_info: int = 0
+    drops: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def pending(self) -> int:
+        """Frames that are being worked on."""
+        return self.frames_in - self.frames_out - sum(self.drops.values())
+
+    def since(self, earlier: Counters) -> Counters:
+        """What was counted between then and now."""
+        grown = {cause: self.drops[cause] - earlier.drops.get(cause, 0) for cause in self.drops}
+        return Counters(
+            self.frames_in - earlier.frames_in,
+            self.frames_out - earlier.frames_out,
+            self.without_camera_info - earlier.without_camera_info,
+            {cause: count for cause, count in grown.items() if count},
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """The node's last diagnostics. received_ns: steady clock; all is empty before the first."""
+
+    state: str = ""
+    message: str = ""
+    counters: Counters = Counters()
+    received_ns: int = 0
+
+
+@dataclass(frozen=True)
 class Recorded:
-    """What was seen so far, by topic. delays_ms: from the header's stamp to the arrival here.
+    """What was heard during one recording, by topic and in order of arrival.
 
-    last_ns, reported_ns: steady clock, of the last message and of the node's last report.
+    headers: serialized. arrivals_ns: wall clock, like the stamps.
     """
 
-    counts: Counter[str] = field(default_factory=Counter)
-    delays_ms: dict[str, list[float]] = field(default_factory=dict)
-    diagnostics: dict[str, str] = field(default_factory=dict)
-    message: str = ""
-    last_ns: dict[str, int] = field(default_factory=dict)
-    reported_ns: int = 0
+    headers: dict[str, list[bytes]]
+    arrivals_ns: dict[str, list[int]]
+
+    def delay_percentiles_ms(self, topic: str, *percents: float) -> tuple[float, ...]:
+        """Percentiles of the time from stamp to arrival, NaN where nothing was heard."""
+        stamps_ns = [_nanoseconds(*_STAMP.unpack_from(header)) for header in self.headers[topic]]
+        delays_ms = (np.array(self.arrivals_ns[topic]) - np.array(stamps_ns)) / 1e6
+        if not len(delays_ms):
+            return (float("nan"),) * len(percents)
+        return tuple(float(value) for value in np.percentile(delays_ms, percents))
 
 
 class Recorder:
-    """Counts, times and keeps messages from construction to the end of its context.
+    """A listener in a thread of its own, from construction to the end of its context.
 
-    topics: message class by topic name; latched: likewise, for topics whose last message is to be
-    had at any time. target: the bag to write, or None to measure only.
+    topics: message class by topic name, each with a header. latched: likewise without one, for
+    topics whose last message belongs to every recording.
     """
 
-    def __init__(
-        self, target: Path | None, topics: Mapping[str, type], latched: Mapping[str, type]
-    ) -> None:
-        self.seen = Recorded()
+    def __init__(self, topics: Mapping[str, type], latched: Mapping[str, type]) -> None:
+        self._topics, self._latched = topics, latched
+        self._kept: dict[str, bytes] = {}
+        self._report = Report()
+        self._failure: Exception | None = None
+        self._lock = threading.Lock()  # the two below change together
+        self._bag: SegmentedBag | None = None
+        self._seen = self._nothing()
+        self._heard: Counter[str] = Counter()
         self._context = rclpy.Context()
         self._context.init()
         self._node = Node("depthforge_recorder", context=self._context)
-        self._bag = None if target is None else _bag(target, topics, latched)
         for name, cls in topics.items():
-            self.seen.delays_ms[name] = []
             self._subscribe(name, cls, DurabilityPolicy.VOLATILE)
         for name, cls in latched.items():
             self._subscribe(name, cls, DurabilityPolicy.TRANSIENT_LOCAL)
@@ -76,33 +120,81 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        """Finish the bag, or give it up where an exception came through."""
+    def __exit__(self, *_: object) -> None:
         self._executor.shutdown()
         self._context.try_shutdown()
         self._thread.join()
-        if self._bag is not None:
-            if kind is None:
-                self._bag.finish()
-            self._bag.__exit__(kind, *_)
 
-    def state(self) -> str:
-        """The lifecycle state that the node last reported, empty before the first report."""
-        return self.seen.diagnostics.get("state", "")
+    def report(self) -> Report:
+        """What the node last said. Raises RuntimeError where recording has failed since."""
+        if self._failure is not None:
+            name = type(self._failure).__name__
+            raise RuntimeError(f"recording failed: {name}: {self._failure}") from self._failure
+        return self._report
+
+    def heard(self, topic: str) -> int:
+        """Messages on the topic since construction."""
+        return self._heard[topic]
+
+    @staticmethod
+    def now_ns() -> int:
+        """The clock of `Report.received_ns`."""
+        return time.monotonic_ns()
+
+    @contextmanager
+    def recording(self, target: Path | None = None) -> Iterator[Recorded]:
+        """What is heard within the block, and where there is a target, a bag of it.
+
+        The bag appears when the block ends well. Raises BagError, and RuntimeError where recording
+        failed.
+        """
+        seen = self._nothing()
+        if target is None:
+            with self._into(None, seen):
+                yield seen
+            return
+        own = [own_topic(name, type_name(cls)) for name, cls in self._topics.items()]
+        own += [own_topic(n, type_name(cls), latched=True) for n, cls in self._latched.items()]
+        job = {"recorded": sorted(topic.name for topic in own)}
+        # One file, however long: what is recorded here is short.
+        with SegmentedBag(target, own, job=job, storage="mcap", segment_bytes=1 << 40) as bag:
+            with self._into(bag, seen):
+                yield seen
+            self.report()
+            bag.finish()
+
+    @contextmanager
+    def _into(self, bag: SegmentedBag | None, seen: Recorded) -> Iterator[None]:
+        with self._lock:
+            self._bag, self._seen = bag, seen
+            for name, raw in self._kept.items():
+                self._write(name, self._latched[name], raw)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._bag, self._seen = None, self._nothing()
+
+    def _nothing(self) -> Recorded:
+        return Recorded({name: [] for name in self._topics}, {name: [] for name in self._topics})
+
+    def _write(self, name: str, cls: type, raw: bytes) -> None:
+        if self._bag is not None:
+            self._bag.write(name, type_name(cls), time.time_ns(), raw)
 
     def _subscribe(self, name: str, cls: type, durability: DurabilityPolicy) -> None:
-        delays_ms = self.seen.delays_ms.get(name)
-        kind = type_name(cls)
+        latched = name in self._latched
 
         def keep(raw: bytes) -> None:
             now_ns = time.time_ns()
-            if self._bag is not None:
-                self._bag.write(name, kind, now_ns, raw)
-            self.seen.counts[name] += 1
-            self.seen.last_ns[name] = time.monotonic_ns()
-            if delays_ms is not None:
-                sec, nanosec = _HEADER.unpack_from(raw)
-                delays_ms.append((now_ns - sec * 1_000_000_000 - nanosec) / 1e6)
+            with self._lock:
+                self._heard[name] += 1
+                if latched:
+                    self._kept[name] = raw
+                else:
+                    self._seen.headers[name].append(serialized_header(raw))
+                    self._seen.arrivals_ns[name].append(now_ns)
+                self._write(name, cls, raw)
 
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
@@ -112,68 +204,51 @@ class Recorder:
         )
         self._node.create_subscription(cls, name, keep, qos, raw=True)
 
-    def _diagnosed(self, report: DiagnosticArray) -> None:
-        for status in report.status:
-            if status.name.endswith(": inference"):
-                self.seen.diagnostics = {pair.key: pair.value for pair in status.values}
-                self.seen.message = status.message
-                self.seen.reported_ns = time.monotonic_ns()
+    def _diagnosed(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name != STATUS:
+                continue
+            said = {pair.key: pair.value for pair in status.values}
+            prefix = "dropped: "
+            counters = Counters(
+                int(said["frames in"]),
+                int(said["frames out"]),
+                int(said["camera_info: missing"]),
+                {k.removeprefix(prefix): int(v) for k, v in said.items() if k.startswith(prefix)},
+            )
+            self._report = Report(said["state"], status.message, counters, self.now_ns())
 
     def _spin(self) -> None:
         try:
             self._executor.spin()
         except ExternalShutdownException:
             return
+        except Exception as error:  # a full disk, for one; whoever asks for a report is told
+            self._failure = error
+
+
+def image_recorder(topic: str) -> Recorder:
+    """A recorder of one image topic."""
+    return Recorder({topic: Image}, {})
+
+
+def serialized_stamp_ns(raw: bytes) -> int:
+    """The stamp of a serialized message that begins with a header."""
+    return _nanoseconds(*_STAMP.unpack_from(raw, _ENCAPSULATION))
+
+
+def serialized_header(raw: bytes) -> bytes:
+    """Stamp and frame_id of a serialized message that begins with a header, as they are there."""
+    at = _ENCAPSULATION + _STAMP.size
+    (length,) = _LENGTH.unpack_from(raw, at)
+    return bytes(raw[_ENCAPSULATION : at + _LENGTH.size + length])
+
+
+def _nanoseconds(sec: int, nanosec: int) -> int:
+    return sec * 1_000_000_000 + nanosec
 
 
 def type_name(cls: type) -> str:
     """The ROS name of a message class, such as sensor_msgs/msg/Image."""
     package, folder, _ = cls.__module__.split(".", 2)
     return f"{package}/{folder}/{cls.__name__}"
-
-
-def _bag(target: Path, topics: Mapping[str, type], latched: Mapping[str, type]) -> SegmentedBag:
-    own = [own_topic(name, type_name(cls)) for name, cls in topics.items()]
-    own += [own_topic(name, type_name(cls), latched=True) for name, cls in latched.items()]
-    job = {"recorded": sorted([*topics, *latched])}
-    # One file, however long: what is recorded here is short.
-    bag = SegmentedBag(target, own, job=job, storage="mcap", segment_bytes=1 << 40)
-    return bag.__enter__()
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One frame with what the node said about it. depth is in the unit of the topic."""
-
-    stamp_ns: int
-    rgb: np.ndarray  # [H, W, 3] uint8
-    labels: np.ndarray  # [h, w] uint8
-    confidence: np.ndarray  # [h, w] uint8
-    depth: np.ndarray  # [h, w] float32
-
-
-def recorded(bag: Path, image: str, node: str, depth: str) -> Iterator[Seen]:
-    """Every image of the bag whose mask, confidence and depth came back, joined by their stamp."""
-    topics = {
-        image: "rgb",
-        f"{node}/semantic": "labels",
-        f"{node}/confidence": "confidence",
-        f"{node}/{depth}": "depth",
-    }
-    parts: dict[int, dict[str, np.ndarray]] = {}
-    with open_bag(bag) as reader:
-        for connection, _, raw in bag_messages(reader, topics):
-            message = deserialize_message(raw, Image)
-            stamp = stamp_ns(message.header)
-            part = parts.setdefault(stamp, {})
-            part[topics[connection.topic]] = pixels(message)
-            if len(part) == len(topics):
-                yield Seen(stamp_ns=stamp, **parts.pop(stamp))
-
-
-def pixels(message: Image) -> np.ndarray:
-    """The pixels of an image message as the node publishes them, rgb8 where it is a picture."""
-    dtype = _PIXELS.get(message.encoding)
-    if dtype is None:
-        return frame_from_image(message).rgb
-    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)

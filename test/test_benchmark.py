@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`depthforge benchmark`: a few images through camera, node and listener, and how it counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from depthforge_ros import cli
+from depthforge_ros.benchmark.topics import Result, cpu_seconds, processor, resident_mib
+
+
+def benchmark(*options: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "depthforge_ros.cli", "benchmark", *map(str, options)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("transport", ["profile", "default"])
+def test_every_image_is_accounted_for(tmp_path: Path, transport: str) -> None:
+    out = tmp_path / "figures.json"
+    options = ("--size", "64x48", "--rate", "10", "--seconds", "1.5", "--memory-every", "0.2")
+    done = benchmark(*options, "--transport", transport, "--json", out)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text("utf-8"))
+    setting, result, machine = figures["setting"], figures["result"], figures["machine"]
+    assert (setting["width"], setting["height"]) == (64, 48)
+    assert setting["profile"] is (transport == "profile")
+    assert result["sent"] == 15
+    assert result["sent_s"] >= 1.4  # the last of 15 images at 10 Hz
+    assert 1 <= result["frames_in"] <= 15
+    assert result["frames_in"] == result["received"] + sum(result["drops"].values())
+    p50, p90, p99, worst = result["latency_ms"]
+    assert 0 < p50 <= p90 <= p99 <= worst
+    assert result["cpu_s"] > 0
+    assert len(result["memory"]) >= 2
+    assert all(mib > 50 for _, mib in result["memory"])
+    assert result["slope_mib_per_hour"] is None
+    assert machine["processor"] == processor() != ""
+    assert f"images sent 15 in {result['sent_s']:.1f} s" in done.stdout
+    assert f"masks received {result['received']} (" in done.stdout
+    assert f"transport {transport}" in done.stdout
+
+
+def test_a_node_that_cannot_work_is_one_line() -> None:
+    done = benchmark("--checkpoint", "none.safetensors", "--size", "64x48", "--seconds", "1")
+    line = "depthforge benchmark: configure failed: no weights at none.safetensors\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--size", "big"], "--size is 'big'; wanted WIDTHxHEIGHT, such as 1920x1080"),
+        (["--size", "8x8"], "--size is '8x8'; the node takes sides of at least 16"),
+        (["--rate", "0"], "--rate is 0.0; wanted a number above 0"),
+        (["--seconds", "inf"], "--seconds is inf; wanted a number above 0"),
+        (["--rate", "1", "--seconds", "0.1"], "0.1 s at 1 Hz is not even one image"),
+        (["--json", "/nowhere/a.json"], "--json is /nowhere/a.json, whose folder does not exist"),
+        (["--domain-id", "400"], "--domain-id is 400; wanted 0..232"),
+    ],
+)
+def test_bad_input_is_one_line(
+    capsys: pytest.CaptureFixture[str], options: list[str], line: str
+) -> None:
+    assert cli.main(["benchmark", *options]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"depthforge benchmark: {line}")
+    assert errors.count("\n") == 1
+
+
+def result(memory: list[tuple[float, float]]) -> Result:
+    return Result(
+        sent=1,
+        sent_s=1.0,
+        camera_late_ms=0.0,
+        frames_in=1,
+        received=1,
+        drops={},
+        latency_ms=(1.0, 1.0, 1.0, 1.0),
+        cpu_s=1.0,
+        memory=tuple(memory),
+    )
+
+
+def test_the_slope_is_that_of_the_second_half() -> None:
+    warming = [(10.0 * index, 100.0 + 50 * index) for index in range(5)]
+    growing = [(10.0 * index, 300.0 + index) for index in range(5, 10)]  # 1 MiB in 10 s
+    assert result(warming + growing).slope_mib_per_hour() == pytest.approx(360)
+    assert result(growing).slope_mib_per_hour() is None  # 20 s tell nothing of an hour
+
+
+def test_cpu_and_memory_are_those_of_the_process() -> None:
+    pid = os.getpid()
+    before_s, used_s, before_mib = cpu_seconds(pid), time.process_time(), resident_mib(pid)
+    held = np.ones(64 * 2**20, np.uint8)
+    while time.process_time() - used_s < 0.3:
+        pass
+    assert cpu_seconds(pid) - before_s == pytest.approx(time.process_time() - used_s, abs=0.1)
+    assert resident_mib(pid) - before_mib == pytest.approx(held.nbytes / 2**20, abs=8)
