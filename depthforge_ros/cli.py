@@ -83,12 +83,19 @@ def _evaluate() -> VerbModule:
     return evaluate
 
 
+def _weights() -> VerbModule:
+    from depthforge_ros.weights import command
+
+    return command
+
+
 VERBS = {
     "demo": Verb("images through the real node over DDS into masks you can look at", _demo),
     "play": Verb("publish a folder of images or a bag as if it were live", _play),
     "annotate": Verb("write a bag with masks and depth beside the images of another", _annotate),
     "benchmark": Verb("measure what the node costs, from the stamp to the mask", _benchmark),
     "train": Verb("train one stage of a network, or go on where it was stopped", _train),
+    "weights": Verb("list, fetch, convert and inspect the weights of networks", _weights),
     "evaluate": Verb("mIoU, depth errors and calibration on labelled images", _evaluate),
 }
 

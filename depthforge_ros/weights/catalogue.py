@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the variants need, what of it is here, and under which terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from depthforge_ros.engine.build import ENCODERS_SUFFIX
+from depthforge_ros.network.depthforge import ADAPTER_PARTS
+from depthforge_ros.network.weights.files import open_weights
+from depthforge_ros.variant import Source, Variant, models_dir
+from depthforge_ros.weights.convert import shapes_of
+
+FLOAT32_BYTES = 4
+PARTS = {"visual": ("visual",), "depth": ("depth", "depth_head"), "adapter": ADAPTER_PARTS}
+"""What people exchange: an encoder, the other with its head, and all that is trained."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One part of one variant. file: what holds it here, None where nothing does."""
+
+    variant: str
+    part: str
+    size_mb: float
+    licence: str
+    file: Path | None
+
+
+def rows(variant: Variant, folder: Path) -> Iterator[Row]:
+    """Every part of the variant: its size in float32 (10⁶ bytes), licence, and where it is."""
+    shapes = shapes_of(variant)
+    present = _present(variant, folder)
+    licences = {"visual": variant.visual.licence, "depth": variant.depth.licence}
+    for part, names in PARTS.items():
+        begins = tuple(f"{name}." for name in names)
+        count = sum(math.prod(s) for name, s in shapes.items() if name.startswith(begins))
+        file = next((present[name] for name in names if name in present), None)
+        licence = licences.get(part, "its trainer's")
+        yield Row(variant.name, part, count * FLOAT32_BYTES / 1e6, licence, file)
+
+
+def table(rows_: list[Row]) -> str:
+    """The rows for people, under a head line."""
+    cells = [("variant", "part", "MB", "licence", "present")]
+    for row in rows_:
+        licence = row.licence + (" (non-commercial)" if is_noncommercial(row.licence) else "")
+        cells.append((row.variant, row.part, f"{row.size_mb:.0f}", licence, str(row.file or "no")))
+    widths = [max(len(line[column]) for line in cells) for column in range(4)]
+    return "\n".join(
+        f"{v:<{widths[0]}}  {p:<{widths[1]}}  {m:>{widths[2]}}  {li:<{widths[3]}}  {file}"
+        for v, p, m, li, file in cells
+    )
+
+
+def sources(variant: Variant) -> dict[str, tuple[Source, str]]:
+    """Where the encoders' published weights are, and their licence."""
+    encoders = {"visual": variant.visual, "depth": variant.depth}
+    return {
+        part: (size.source, size.licence)
+        for part, size in encoders.items()
+        if size.source is not None
+    }
+
+
+def is_noncommercial(licence: str) -> bool:
+    """Whether the SPDX name of a licence says NC, as Creative Commons' do."""
+    return "NC" in licence.split("-")
+
+
+def _present(variant: Variant, folder: Path) -> dict[str, Path]:
+    """For each part of the network the first file that holds it."""
+    whole = f"{variant.name}.safetensors"
+    files = [
+        models_dir() / "checkpoints" / whole,
+        folder / whole,
+        folder / f"{variant.name}{ENCODERS_SUFFIX}",
+    ]
+    present: dict[str, Path] = {}
+    for file in files:
+        if file.is_file():
+            for name in open_weights(file).shapes:
+                present.setdefault(name.partition(".")[0], file)
+    return present

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One file over HTTP: resumed where it was cut off, checked, and never half there.
+
+Bytes go to NAME.part beside the target, which is renamed once it is whole. A later call goes on
+where this one stopped, provided that the server can and still has the same file (RFC 9110, 14).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import http.client
+import io
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from depthforge_ros import __version__
+
+CHUNK_BYTES = 1 << 20
+TIMEOUT_S = 30.0
+ATTEMPTS = 5
+WAIT_S = 2.0
+"""Between two attempts, times the attempts that gave no byte."""
+
+BUSY = (408, 425, 429, 500, 502, 503, 504)
+"""What a server answers that may answer otherwise in a moment."""
+
+
+class DownloadError(OSError):
+    """A file could not be had; the text names it, says why, and what is left on the disk."""
+
+
+class _CutOffError(Exception):
+    """The transfer ended early; another attempt may go on."""
+
+
+PASSING = (
+    _CutOffError,
+    http.client.HTTPException,
+    urllib.error.URLError,
+    TimeoutError,
+    ConnectionError,
+)
+"""Errors that another attempt may not meet."""
+
+
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but from https to https only."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """See urllib. Raises DownloadError for a redirect out of encryption."""
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise DownloadError(f"{req.full_url} redirects to {newurl}, which is not encrypted")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """start: the offset the body begins at. total: bytes of the whole file, None where not told.
+
+    validator: what names this version of the file, "" where the server names none.
+    """
+
+    start: int
+    total: int | None
+    validator: str
+
+
+def download(
+    url: str,
+    target: Path,
+    sha256: str | None = None,
+    *,
+    wait_s: float = WAIT_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
+    """Fetch a file unless it is there already; its SHA-256 in hexadecimal.
+
+    Raises DownloadError: it is not there, does not come whole, is not the expected one (it is then
+    removed), does not fit on the disk (what came is then kept), or another process fetches it.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise DownloadError(f"{url} is no address of a web server; wanted http:// or https://")
+    if target.is_file():
+        return _checked(target, sha256, url)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    with part.open("ab", buffering=0) as file:  # what a full disk refuses must not be tried again
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DownloadError(f"another process is fetching {part}") from error
+        _complete(url, part, file, sha256 is not None, lambda idle: sleep(wait_s * idle))
+        os.fsync(file.fileno())
+        digest = _checked(part, sha256, url)
+        part.replace(target)
+    _validator_of(part).unlink(missing_ok=True)
+    return digest
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _checked(path: Path, sha256: str | None, url: str) -> str:
+    digest = sha256_of(path)
+    if sha256 is not None and digest != sha256:
+        path.unlink()
+        _validator_of(path).unlink(missing_ok=True)
+        raise DownloadError(
+            f"{url} is not the expected file: SHA-256 {digest}, wanted {sha256}; {path} is removed"
+        )
+    return digest
+
+
+def _validator_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.etag")
+
+
+def _complete(
+    url: str, part: Path, file: io.FileIO, checked: bool, wait: Callable[[int], None]
+) -> None:
+    """As many attempts as it takes. checked: whether the sum of the whole is known."""
+    idle = 0
+    while True:
+        before = part.stat().st_size
+        try:
+            return _attempt(url, part, file, checked)
+        except PASSING as error:
+            reason = error
+        came = part.stat().st_size
+        idle = idle + 1 if came <= before else 0
+        if idle >= ATTEMPTS:
+            left = f"{came} bytes are kept in {part}; run it again to go on" if came else ""
+            if not came:
+                _forget(part)
+            raise DownloadError(f"{url} does not come: {reason}; {left}".rstrip("; "))
+        wait(idle)
+
+
+def _attempt(url: str, part: Path, file: io.FileIO, checked: bool) -> None:
+    """One request, from where the file ends. Raises _CutOffError where it ended too early."""
+    request = urllib.request.Request(
+        url, headers={"User-Agent": f"depthforge_ros/{__version__}", "Accept-Encoding": "identity"}
+    )
+    begun, validator = part.stat().st_size, _stored_validator(part)
+    if begun and (validator or checked):
+        request.add_header("Range", f"bytes={begun}-")
+    if begun and validator:
+        request.add_header("If-Range", validator)
+    try:
+        response = urllib.request.build_opener(_NoDowngrade).open(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in BUSY:
+            raise _CutOffError(f"HTTP {error.code} {error.reason}") from error
+        if error.code == 416 and begun:
+            if error.headers.get("Content-Range") == f"bytes */{begun}":
+                return  # nothing is missing
+            file.truncate(0)
+            _validator_of(part).unlink(missing_ok=True)
+            raise _CutOffError("the part on the disk was of another file") from error
+        if not begun:
+            _forget(part)
+        raise DownloadError(f"{url}: HTTP {error.code} {error.reason}") from error
+    with response:
+        answer = _answer(response, begun)
+        if answer.start != begun:
+            file.truncate(0)  # the server sends it whole, or it changed
+        _validator_of(part).write_text(answer.validator, "utf-8")
+        _room(part, answer)
+        _receive(response, part, file, answer)
+
+
+def _stored_validator(part: Path) -> str:
+    stored = _validator_of(part)
+    return stored.read_text("utf-8") if stored.is_file() else ""
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _validator_of(part).unlink(missing_ok=True)
+
+
+def _answer(response: http.client.HTTPResponse, begun: int) -> _Answer:
+    etag = response.headers.get("ETag", "")
+    # A weak ETag promises the same meaning, not the same bytes: no ground to join two pieces.
+    validator = etag if etag and not etag.startswith("W/") else ""
+    validator = validator or response.headers.get("Last-Modified", "")
+    if response.status == 206:
+        told = response.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", told)
+        if match is None or int(match[1]) != begun:
+            raise DownloadError(f"{response.url} was asked for bytes from {begun}, sent {told!r}")
+        return _Answer(begun, None if match[2] == "*" else int(match[2]), validator)
+    length = response.headers.get("Content-Length")
+    return _Answer(0, None if length is None else int(length), validator)
+
+
+def _room(part: Path, answer: _Answer) -> None:
+    if answer.total is None:
+        return
+    needed = answer.total - answer.start
+    free = shutil.disk_usage(part.parent).free
+    if needed > free:
+        raise _full(part, answer, f"{needed} bytes are to come, {free} are free")
+
+
+def _receive(
+    response: http.client.HTTPResponse, part: Path, file: io.FileIO, answer: _Answer
+) -> None:
+    have = answer.start
+    name = part.name.removesuffix(".part")
+    # disable=None: no bar where nobody watches
+    with tqdm(
+        total=answer.total, initial=have, desc=name, unit="B", unit_scale=True, disable=None
+    ) as bar:
+        while chunk := response.read(CHUNK_BYTES):
+            try:
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise _full(part, answer, error.strerror or "disk full") from error
+            have += len(chunk)
+            bar.update(len(chunk))
+    if answer.total is not None and have < answer.total:
+        raise _CutOffError(f"it ended after {have} of {answer.total} bytes")
+    if answer.total is not None and have > answer.total:
+        raise DownloadError(f"{response.url} sent {have} bytes, announced {answer.total}")
+
+
+def _full(part: Path, answer: _Answer, reason: str) -> DownloadError:
+    have = part.stat().st_size
+    total = "" if answer.total is None else f" of {answer.total}"
+    return DownloadError(
+        f"no room for {part.name.removesuffix('.part')} in {part.parent}: {reason}; {have}{total} "
+        f"bytes are kept in {part}, free some space and run it again to go on"
+    )
