@@ -196,6 +196,7 @@ def test_a_noncommercial_licence_must_be_accepted(
     assert web.log == []
     assert not folder.exists()
     assert weights("fetch", mine, "--mirror", web.url, "--accept-noncommercial") == 0
+    assert "depth is CC-BY-NC-4.0: not for commercial use\n" in capsys.readouterr().out
     assert (folder / "tiny.encoders.safetensors").is_file()
 
 

@@ -182,6 +182,9 @@ def _save(made: Conversion, target: Path) -> None:
     for part, source in made.made_from.items():
         print(f"{part} from {source}")
     print(f"written: {target}")
+    for part, size in (("visual", made.variant.visual), ("depth", made.variant.depth)):
+        if part in made.made_from and catalogue.is_noncommercial(size.licence):
+            print(f"{part} is {size.licence}: not for commercial use")
     if set(made.made_from) == set(FROZEN_PARTS):
         print(
             "encoders alone make no masks: join them with a trained adapter, as "

@@ -161,9 +161,9 @@ def _unpickled(path: Path) -> Any:
                 mmap=zipfile.is_zipfile(path),  # files of before PyTorch 1.6 are no archives
             )
     except pickle.UnpicklingError as error:
-        needs = re.search(r"GLOBAL (\S+)|unsupported GLOBAL (\S+)", str(error))
+        needs = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
-            f"it needs {needs[1] or needs[2]!r} beside tensors, and loading that could run code; "
+            f"it needs {needs[1]!r} beside tensors, and loading that could run code; "
             "ask its makers for the bare weights, or save them alone where you trust the file"
             if needs
             else " ".join(str(error).split())
