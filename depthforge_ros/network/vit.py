@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from depthforge_ros.network.weights.resample import resample_positions
 from depthforge_ros.variant import PATCH, STEM_GROUPS, VitSize
 
 MLP_RATIO = 4
@@ -184,18 +185,8 @@ class PatchEncoder(nn.Module):
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """The position table for a grid of rows × columns patches: [1, 1 + rows·columns, C]."""
-        if (rows, columns) == self.grid:
-            return self.pos_embed
-        table = self.pos_embed[:, 1:].unflatten(1, self.grid)  # [1, *grid, C]
-        table = F.interpolate(
-            table.permute(0, 3, 1, 2),
-            (rows, columns),
-            mode="bicubic",
-            align_corners=False,
-            # The encoders with registers were trained with it, the others without.
-            antialias=self.register_tokens is not None,
-        )  # [1, C, rows, columns]
-        return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
+        antialias = self.register_tokens is not None  # as the published ones were trained
+        return resample_positions(self.pos_embed, (rows, columns), self.grid, antialias=antialias)
 
     def rotation(self, rows: int, columns: int) -> tuple[Tensor, ...]:
         """What the blocks want beside the features: nothing, unless positions are rotary."""
