@@ -123,7 +123,11 @@ def test_every_documented_command_exists(line):
     elif words[0] == "depthforge" and words[1] != "VERB":
         parser = argparse.ArgumentParser()
         VERBS[words[1]].load().configure(parser)
-        known = {option for action in parser._actions for option in action.option_strings}
+        actions = list(parser._actions)
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                actions += action.choices[words[2]]._actions
+        known = {option for action in actions for option in action.option_strings}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known
     elif words[:2] == ["ros2", "launch"]:
         launched = [words[3], "segment.launch.py"]

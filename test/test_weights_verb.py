@@ -210,6 +210,22 @@ def test_another_file_under_the_name_is_refused(
     assert [path.name for path in (folder / "published").iterdir()] == ["dinov2.pth"]
 
 
+def test_what_is_not_published_is_said_and_the_rest_fetched(
+    tmp_path: Path, web: Web, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = with_sources(tmp_path / "mine.yaml", web)
+    data = yaml.safe_load(mine.read_text())
+    del data["depth"]["source"]
+    mine.write_text(yaml.safe_dump(data))
+    assert weights("fetch", mine, "--mirror", web.url) == 0
+    assert "depth: its makers have not published it\n" in capsys.readouterr().out
+    assert (folder / "tiny.visual.safetensors").is_file()
+    assert weights("list", mine) == 0
+    text = capsys.readouterr().out
+    assert row(text, "tiny", "visual")[-1] == str(folder / "tiny.visual.safetensors")
+    assert row(text, "tiny", "depth")[-1] == "no"
+
+
 def test_our_own_encoders_are_not_to_be_fetched(capsys: pytest.CaptureFixture[str]) -> None:
     assert weights("fetch", "nano") == 2
     assert "nothing is published for variant 'nano'" in capsys.readouterr().err

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from depthforge_ros.engine.build import ENCODERS_SUFFIX
 from depthforge_ros.network.depthforge import ADAPTER_PARTS
 from depthforge_ros.network.weights.files import open_weights
 from depthforge_ros.variant import Source, Variant, models_dir
@@ -74,11 +73,8 @@ def is_noncommercial(licence: str) -> bool:
 def _present(variant: Variant, folder: Path) -> dict[str, Path]:
     """For each part of the network the first file that holds it."""
     whole = f"{variant.name}.safetensors"
-    files = [
-        models_dir() / "checkpoints" / whole,
-        folder / whole,
-        folder / f"{variant.name}{ENCODERS_SUFFIX}",
-    ]
+    files = [models_dir() / "checkpoints" / whole, folder / whole]
+    files += sorted(folder.glob(f"{variant.name}.*.safetensors"))  # parts of it
     present: dict[str, Path] = {}
     for file in files:
         if file.is_file():

@@ -117,7 +117,8 @@ def _fetch(args: argparse.Namespace) -> int:
         raise ValueError(
             f"nothing is published for variant {variant.name!r}: its encoders are ours"
         )
-    target = args.folder / f"{variant.name}{ENCODERS_SUFFIX}"
+    parts = [name for part in needed for name in catalogue.PARTS[part]]
+    target = args.folder / f"{variant.name}{_suffix(parts)}"
     if target.is_file() and _is_of(target, variant):
         print(f"{target} is there already")
         return 0
@@ -132,6 +133,9 @@ def _fetch(args: argparse.Namespace) -> int:
             "you will not"
         )
     files = []
+    for part in ("visual", "depth"):
+        if part not in needed:
+            print(f"{part}: its makers have not published it")
     for part, (source, licence) in needed.items():
         size = "" if source.size_mb is None else f", {source.size_mb} MB"
         print(f"{part}: {source.file}{size}, {licence}", flush=True)
