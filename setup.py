@@ -59,7 +59,7 @@ setup(
             "ros-sensor-msgs==5.3.6",
             "rosbags>=0.11,<0.12",
         ],
-        "train": ["pillow", "scipy"],
+        "train": ["pillow", "scipy", "tensorboard"],
         "test": [
             "colcon-common-extensions",
             "pytest>=8",

@@ -101,10 +101,22 @@ class Run:
         return True
 
     def save(self) -> None:
-        """Write state and weights. Raises OSError; the previous files are then untouched."""
+        """Write weights, then the state. Raises OSError; what could not be written is as it was.
+
+        In this order a run that ends in between does its last steps again, and writes both.
+        """
         if self.rank:
             return
         config, variant = self.config, self.task.network.variant
+        with Swapped(self.parameters, self.average):
+            exported = self.task.exported()
+            weights = {
+                name: value.detach().cpu().contiguous()
+                for name, value in self.task.network.state_dict().items()
+                if name.startswith(exported)
+            }
+            notes = {"depthforge.step": str(self.step), "depthforge.stage": config.stage.value}
+            save_weights(weights, variant, config.output / WEIGHTS, notes)
         save_state(
             config.output,
             {
@@ -117,15 +129,6 @@ class Run:
                 "skipped": self.skipped,
             },
         )
-        with Swapped(self.parameters, self.average):
-            exported = self.task.exported()
-            weights = {
-                name: value.detach().cpu().contiguous()
-                for name, value in self.task.network.state_dict().items()
-                if name.startswith(exported)
-            }
-            notes = {"depthforge.step": str(self.step), "depthforge.stage": config.stage.value}
-            save_weights(weights, variant, config.output / WEIGHTS, notes)
 
     def _own_state(self) -> dict[str, Tensor]:
         """What is trained, and what the task holds beside the network; frozen weights stay out."""
@@ -154,6 +157,8 @@ class Run:
         )
         window: dict[str, Tensor] = {}
         counted, since = 0, time.monotonic()
+        if self.step and self._validates() and not self.log.has_validation(self.step):
+            self.validate()  # which the end of the process before prevented
         self.task.train()
         while self.step < end:
             parts = self._one_step(batches)
@@ -162,7 +167,10 @@ class Run:
             counted += 1
             bar.update()
             if self.step % config.log_every == 0 or self.step == end:
-                means = {name: float(value) / counted for name, value in window.items()}
+                means = {
+                    name: float(mean_over_processes(value)) / counted
+                    for name, value in window.items()
+                }
                 elapsed = time.monotonic() - since
                 samples = counted * config.batch * config.accumulate * self.processes
                 bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
@@ -172,7 +180,7 @@ class Run:
                 window, counted, since = {}, 0, time.monotonic()
             if self.step % config.save_every == 0 or self.step == end:
                 self.save()
-            if self.step % config.validate_every == 0 or self.step == config.steps:
+            if self._validates():
                 self.validate()
                 since = time.monotonic()
         bar.close()
@@ -245,6 +253,9 @@ class Run:
             tqdm.write(f"skipped unreadable image {self.skipped}: {name}")
 
     # ---- validation ------------------------------------------------------------------------
+
+    def _validates(self) -> bool:
+        return self.step % self.config.validate_every == 0 or self.step == self.config.steps
 
     def validate(self) -> None:
         """Log what the task measures on the validation sets, with the averaged weights."""

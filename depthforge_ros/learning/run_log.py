@@ -40,6 +40,15 @@ class RunLog:
         partial.write_text("".join(kept), "utf-8")
         partial.replace(path)
 
+    def has_validation(self, step: int) -> bool:
+        """Whether what was measured on a validation set at `step` stands in log.jsonl."""
+        path = self.folder / LOG
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        reports = [json.loads(line) for line in lines]
+        return any(
+            report["step"] == step and any("/" in name for name in report) for report in reports
+        )
+
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Report values by name, as of `step`. Raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
