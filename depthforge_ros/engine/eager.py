@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class EagerEngine:
         self.device = device
         self.precision = precision
         self._network = network.to(device).eval().requires_grad_(False)
+        # A camera has one size, windows another: position tables are made once for each.
+        self._at_size = functools.lru_cache(maxsize=4)(self._network.at_size)
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
         """Scores [B, K, h, w] and depth [B, h, w] float32 for crops [B, 3, h, w] uint8."""
@@ -35,5 +38,5 @@ class EagerEngine:
             else contextlib.nullcontext()
         )
         with torch.inference_mode(), autocast:
-            scores, depth_map = self._network(crops, depth=depth)
+            scores, depth_map = self._at_size(*crops.shape[2:])(crops, depth=depth)
         return CropOutput(scores.float(), None if depth_map is None else depth_map.float())

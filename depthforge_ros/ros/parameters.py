@@ -64,7 +64,8 @@ class Parameters:
     variant: str = _parameter(
         "nano",
         Effect.CONFIGURE,
-        "Network: the name of a file in models/variants, or the path of a .yaml file like them.",
+        "Network: the name of a file in models/variants, dinov2_s+outdoor for one of its "
+        "alternatives, or the path of a .yaml file like them.",
     )
     checkpoint: str = _parameter(
         "",
