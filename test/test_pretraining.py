@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import config_of, tiny_variant, write_frozen, write_images
+from runs import config_of, logged, tiny_variant, write_frozen, write_images, write_run
 
+from depthforge_ros import cli
 from depthforge_ros.learning import street_cache
 from depthforge_ros.learning.batches import Batch
 from depthforge_ros.learning.config import TrainConfig, read_config
@@ -219,6 +220,25 @@ def test_a_killed_renderer_leaves_nothing_half_and_goes_on(
     cache.refresh()
     assert len(cache) == 6
     assert not render_drive(tmp_path, TRAIN_SEEDS[0], CONDITIONS[0], SMALL)
+
+
+def test_streets_are_rendered_beside_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = {"frames": 2, "width": 96, "height": 80, "rate_hz": 1.0}
+    streets = {"kind": "street", "root": str(tmp_path / "streets"), "render": {"drives": 2, **size}}
+    path = write_run(tmp_path, stage="visual", train=[streets], weights=[], steps=2)
+    assert cli.main(["train", str(path), "--device", "cpu"]) == 0
+    assert {line["step"] for line in logged(tmp_path / "out")} == {1, 2}
+    sample = StreetCache(tmp_path / "streets")[1]
+    frame = StreetDrive(TRAIN_SEEDS[0], CONDITIONS[0], 96, 80, 2, rate_hz=1.0)[1]
+    np.testing.assert_array_equal(sample.rgb, frame.rgb)
+    streets["render"]["width"], streets["root"] = 7, str(tmp_path / "others")
+    path = write_run(tmp_path, stage="visual", train=[streets], weights=[])
+    assert cli.main(["train", str(path), "--device", "cpu"]) == 2
+    log = tmp_path / "others/render.log"
+    assert f"rendering failed; {log} says why" in capsys.readouterr().err
+    assert "width" in log.read_text("utf-8")
 
 
 # ---- configurations that ship --------------------------------------------------------------

@@ -171,8 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=RenderSettings.frames)
     parser.add_argument("--width", type=int, default=RenderSettings.width)
     parser.add_argument("--height", type=int, default=RenderSettings.height)
-    args = parser.parse_args(argv)
-    render(args.folder, RenderSettings(args.drives, args.frames, args.width, args.height))
+    parser.add_argument("--rate-hz", type=float, default=RenderSettings.rate_hz)
+    args = vars(parser.parse_args(argv))
+    render(args.pop("folder"), RenderSettings(**args))
     return 0
 
 

@@ -6,6 +6,7 @@ Several GPUs: `torchrun --nproc-per-node 4 -m depthforge_ros.cli train CONFIG`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -43,6 +44,7 @@ from depthforge_ros.network.weights import (
 
 FROZEN = "frozen.safetensors"
 """Written where the frozen encoders are not those of the configuration's files any more."""
+RENDER_LOG = "render.log"
 FIRST_FRAMES = 48
 WEIGHED_SAMPLES = 200
 
@@ -171,19 +173,23 @@ def start_renderer(settings: DatasetSettings) -> subprocess.Popen[bytes]:
     assert render is not None
     settings.root.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "depthforge_ros.learning.street_cache", str(settings.root)]
-    for name in ("drives", "frames", "width", "height"):
-        command += [f"--{name}", str(getattr(render, name))]
+    for name, value in dataclasses.asdict(render).items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    with (settings.root / RENDER_LOG).open("wb") as log:
+        return subprocess.Popen(command, env=environment, stderr=log)
 
 
 def wait_for_frames(settings: DatasetSettings, renderers: list[subprocess.Popen[bytes]]) -> None:
-    """Until the cache holds enough to begin with. Raises RuntimeError where a renderer died."""
+    """Until the cache holds enough to begin with.
+
+    Raises ChildProcessError where a renderer died.
+    """
     render = settings.render
     assert render is not None
     needed = min(FIRST_FRAMES, render.drives * render.frames)
     settings.root.mkdir(parents=True, exist_ok=True)
     while len(StreetCache(settings.root)) < needed:
         if any(renderer.poll() not in (None, 0) for renderer in renderers):
-            raise RuntimeError(f"the renderer of {settings.root} failed")
+            raise ChildProcessError(f"rendering failed; {settings.root / RENDER_LOG} says why")
         time.sleep(1.0)
