@@ -25,6 +25,8 @@ from depthforge_ros.variant import LabelSet
 SAMPLES = 4096
 """Most road pixels that enter the fit; more cost time and add nothing."""
 ROUNDS = 12
+SKY_SHARE = 0.5
+"""A pixel labelled sky is taken for sky only beyond this share of the range."""
 TUKEY = 4.685
 """Tuning constant of Tukey's biweight: 95 % efficiency under normal noise (Huber, 1981)."""
 
@@ -36,8 +38,8 @@ class GroundSettings:
     camera_height_m: of the optical centre above the road. pitch_rad: downwards, used where there
     is no sky; None: as frames with sky have shown it, and no metres before the first. min_road,
     min_sky: share of the image. max_residual: median deviation of the road from its plane, as a
-    share of the range of its inverse depth. smoothing: weight of the past, 0..1. max_depth_m:
-    beyond it, +Inf.
+    share of the range of its inverse depth. smoothing: weight of the past
+    in the pitch, 0..1. max_depth_m: beyond it, +Inf.
     """
 
     camera_height_m: float
@@ -80,41 +82,41 @@ class GroundScale:
         self._road, self._sky = labels.id_of("road"), labels.id_of("sky")
         if self._road is None:
             raise ValueError(f"label set {labels.name!r} has no class road to find the ground by")
-        self._smoothed: GroundFit | None = None
         self._pitch_rad = settings.pitch_rad
+
+    def reset(self) -> None:
+        """Forget the pitch: another camera, another image size, or a gap in time."""
+        self._pitch_rad = self.settings.pitch_rad
 
     def metres(self, seen: Prediction, intrinsics: np.ndarray) -> tuple[np.ndarray, GroundFit]:
         """Depth [H, W] float32 in metres of a relative prediction, and the fit of this frame.
 
-        intrinsics: [3, 3] K of the prediction's size. Sky and beyond range are +Inf (REP-117).
-        Raises NoGroundError, and the next frame's scale then starts anew.
+        Only the pitch is carried from frame to frame. Scale and shift are the frame's own: the
+        network chooses them anew for each image, so an average over frames would be wrong.
+
+        intrinsics: [3, 3] K of the prediction's size. Beyond range, and in the sky where depth
+        does not contradict the label, it is +Inf; where it does, and where relative depth is no
+        number, NaN (REP-117). Raises NoGroundError.
         """
         if seen.depth is None or seen.depth_kind is not DepthKind.RELATIVE:
             raise ValueError("wanted a prediction with relative depth")
-        try:
-            fit = self.fit(seen, intrinsics)
-        except NoGroundError:
-            self._smoothed = None
-            raise
-        past, weight = self._smoothed, self.settings.smoothing
-        if past is None:
-            past = fit
-        self._smoothed = GroundFit(
-            weight * past.scale + (1 - weight) * fit.scale,
-            weight * past.shift + (1 - weight) * fit.shift,
-            fit.residual,
-        )
+        fit = self.fit(seen, intrinsics)
+        limit_m = self.settings.max_depth_m
         with np.errstate(divide="ignore", invalid="ignore"):
-            nearness = (seen.depth - self._smoothed.shift) / self._smoothed.scale  # 1/z
-            depth = np.where(nearness > 1 / self.settings.max_depth_m, 1 / nearness, np.inf)
-        depth[seen.labels == self._sky] = np.inf
+            nearness = (seen.depth - fit.shift) / fit.scale  # 1/z
+            depth = np.where(nearness > 1 / limit_m, 1 / nearness, np.inf)
+        sky = seen.labels == self._sky
+        depth[sky] = np.where(depth[sky] > SKY_SHARE * limit_m, np.inf, np.nan)
         depth[~np.isfinite(seen.depth)] = np.nan
         return depth.astype(np.float32), fit
 
     def fit(self, seen: Prediction, intrinsics: np.ndarray) -> GroundFit:
         """The affine map of one frame alone. Raises NoGroundError."""
         settings = self.settings
-        rows, columns = np.nonzero(seen.labels == self._road)
+        if not (np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
+            raise NoGroundError("the camera is not calibrated: K has no focal length")
+        finite = np.isfinite(seen.depth)
+        rows, columns = np.nonzero((seen.labels == self._road) & finite)
         share = len(rows) / seen.labels.size
         if share < settings.min_road:
             raise NoGroundError(f"road is {share:.1%} of the image; wanted {settings.min_road:.1%}")
@@ -132,14 +134,14 @@ class GroundScale:
         plane, residual = robust_plane(rays, d)
         spread = float(np.subtract(*np.percentile(d, (95, 5))))
         residual /= max(spread, 1e-12)
-        if residual > settings.max_residual:
+        if not residual <= settings.max_residual:
             raise NoGroundError(
                 f"road deviates from a plane by {residual:.1%}; allowed {settings.max_residual:.1%}"
             )
         alpha, beta, gamma = plane
-        if beta <= 0:
+        if not beta > 0:
             raise NoGroundError("inverse depth does not grow towards the camera on the road")
-        sky = seen.depth[seen.labels == self._sky]
+        sky = seen.depth[(seen.labels == self._sky) & finite]
         if sky.size >= settings.min_sky * seen.labels.size:
             shift = float(np.median(sky))
             self._learn_pitch(math.atan2(gamma - shift, beta))
@@ -151,7 +153,10 @@ class GroundScale:
                 f"{settings.min_sky:.1%}, and the camera's pitch is not known yet"
             )
         length = math.sqrt(alpha**2 + beta**2 + (gamma - shift) ** 2)
-        return GroundFit(settings.camera_height_m * length, shift, residual)
+        fit = GroundFit(settings.camera_height_m * length, shift, residual)
+        if not (math.isfinite(fit.shift) and 0 < fit.scale < math.inf):
+            raise NoGroundError(f"the road gives scale {fit.scale} and shift {fit.shift}")
+        return fit
 
     def _learn_pitch(self, pitch_rad: float) -> None:
         """A camera is bolted to its vehicle: its pitch changes little, and slowly."""

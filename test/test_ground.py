@@ -109,20 +109,61 @@ def test_too_little_road_and_no_plane_keep_silent():
         ground.metres(upside_down, frame.intrinsics)
 
 
-def test_the_scale_is_smoothed_and_forgotten_when_the_road_is_lost():
+def test_every_frame_has_a_scale_of_its_own():
     drive = StreetDrive(HELD_OUT_SEEDS[3], "clear", 320, 192, frames=1)
     frame = drive[0]
-    height_m = camera_height(drive, 0)
-    ground = GroundScale(GroundSettings(height_m, smoothing=0.5), LABELS)
-    first, _ = ground.metres(relative(frame, 1.0, 0.0), frame.intrinsics)
-    near = np.isfinite(first) & (first < 20)
-    second, _ = ground.metres(relative(frame, 3.0, 0.0), frame.intrinsics)
-    # The scale is the mean of 1 and 3, so inverse depth is 3/2 of the truth.
-    assert np.median(first[near] / second[near]) == pytest.approx(1.5, rel=0.02)
-    with pytest.raises(NoGroundError):
-        ground.metres(relative(frame, 1.0, 0.0, noise=0.5), frame.intrinsics)
-    third, _ = ground.metres(relative(frame, 3.0, 0.0), frame.intrinsics)
-    assert np.median(first[near] / third[near]) == pytest.approx(1.0, rel=0.02)
+    ground = GroundScale(GroundSettings(camera_height(drive, 0)), LABELS)
+    for scale, shift in [(1.0, 0.0), (3.0, 5.0), (0.1, -2.0)]:
+        depth, _ = ground.metres(relative(frame, scale, shift), frame.intrinsics)
+        assert abs_rel(depth, frame.depth_m) < 0.02
+
+
+def test_numbers_that_are_none_spoil_nothing_but_themselves():
+    drive = StreetDrive(HELD_OUT_SEEDS[3], "clear", 320, 192, frames=1)
+    frame = drive[0]
+    ground = GroundScale(GroundSettings(camera_height(drive, 0)), LABELS)
+    seen = relative(frame, 2.0, 1.0)
+    holes = np.zeros(seen.labels.shape, bool)
+    holes[::7, ::5] = True  # in road and sky alike
+    seen.depth[holes] = np.nan
+    depth, _ = ground.metres(seen, frame.intrinsics)
+    assert np.isnan(depth[holes]).all()
+    assert abs_rel(depth, frame.depth_m) < 0.02
+    assert np.isfinite(depth[~holes & np.isfinite(frame.depth_m) & (frame.depth_m < 60)]).all()
+
+
+def test_what_is_labelled_sky_but_near_is_unknown_and_not_free():
+    drive = StreetDrive(HELD_OUT_SEEDS[3], "clear", 320, 192, frames=1)
+    frame = drive[0]
+    seen = relative(frame, 2.0, 1.0)
+    near = (frame.depth_m < 20) & (frame.labels != 0)
+    near &= np.random.default_rng(0).random(near.shape) < 0.1
+    seen.labels[near] = LABELS.id_of("sky")
+    depth, _ = GroundScale(GroundSettings(camera_height(drive, 0)), LABELS).metres(
+        seen, frame.intrinsics
+    )
+    assert near.any()
+    assert np.isnan(depth[near]).all()
+
+
+def test_an_uncalibrated_camera_gives_no_metres():
+    drive = StreetDrive(HELD_OUT_SEEDS[3], "clear", 320, 192, frames=1)
+    seen = relative(drive[0], 2.0, 1.0)
+    with pytest.raises(NoGroundError, match="K has no focal length"):
+        GroundScale(GroundSettings(1.5), LABELS).metres(seen, np.zeros((3, 3)))
+
+
+def test_the_pitch_is_forgotten_on_reset():
+    drive = StreetDrive(HELD_OUT_SEEDS[0], "clear", 320, 192, frames=1)
+    seen = relative(drive[0], 3.0, 0.5)
+    ground = GroundScale(GroundSettings(camera_height(drive, 0)), LABELS)
+    ground.metres(seen, drive[0].intrinsics)
+    labels = np.where(seen.labels == LABELS.id_of("sky"), 255, seen.labels).astype(np.uint8)
+    skyless = Prediction(labels, seen.confidence, seen.depth, seen.depth_kind)
+    ground.metres(skyless, drive[0].intrinsics)
+    ground.reset()
+    with pytest.raises(NoGroundError, match="pitch is not known yet"):
+        ground.metres(skyless, drive[0].intrinsics)
 
 
 @pytest.mark.parametrize(

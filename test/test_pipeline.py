@@ -175,15 +175,16 @@ def test_a_window_without_contrast_takes_the_guides_mean():
     assert torch.allclose(fitted, torch.tensor(7.5))
 
 
-def test_metric_depth_is_infinite_in_the_sky_and_beyond_range():
+def test_metric_depth_is_infinite_in_the_sky_and_beyond_range_and_unknown_where_they_differ():
     rgb = picture(64, 64)
     rgb[:8, :, 1] = 255
     prediction = Pipeline(LookingGlass(metric_variant()))(Frame(rgb))
     sky = prediction.labels == TINY.labels.id_of("sky")
-    assert sky.any()
-    assert np.isposinf(prediction.depth[sky]).all()
+    told_m = rgb[..., 1] / 255 * 80
     assert np.isposinf(prediction.depth[:8]).all()
-    assert prediction.depth[32, 0] == pytest.approx(rgb[32, 0, 1] / 255 * 80, rel=1e-5)
+    assert np.isposinf(prediction.depth[sky & (told_m > 41)]).all()
+    assert np.isnan(prediction.depth[sky & (told_m < 39)]).all()  # labelled sky, but near
+    assert prediction.depth[32, 0] == pytest.approx(told_m[32, 0], rel=1e-5)
     assert prediction.depth_kind is DepthKind.METRIC
 
 

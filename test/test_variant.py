@@ -86,6 +86,7 @@ def test_alternatives_change_what_they_name_and_nothing_else():
         "visual.registers: stored 0, wanted 4",
         "depth_head.kind: stored relative, wanted metric",
         "depth_head.max_depth_m: stored None, wanted 80.0",
+        "depth_head.focal_px: stored None, wanted 990.0",
     ]
 
 

@@ -13,8 +13,8 @@ from depthforge_ros.variant import Variant
 class InstantEngine:
     """Road below, sky above; deterministic.
 
-    Metric depth is 10 m everywhere. Relative depth is that of a flat road under a level camera:
-    0 in the sky, and rising to 1/2 at the lower edge.
+    Metric depth is 10 m on the road and the end of the range in the sky. Relative depth is that of
+    a flat road under a level camera: 0 in the sky, and rising to 1/2 at the lower edge.
 
     For benchmarks and tests of the node. It never looks at the image.
     """
@@ -44,6 +44,8 @@ class InstantEngine:
         scores[:, sky, : height // 2] = 0.9
         scores[:, 0, height // 2 :] = 0.9
         if self.variant.depth_head.max_depth_m is not None:
-            return CropOutput(scores, torch.full((batch, height, width), 10.0))
+            depth = torch.full((batch, height, width), 10.0)
+            depth[:, : height // 2] = self.variant.depth_head.max_depth_m
+            return CropOutput(scores, depth)
         below = (torch.arange(height) + 0.5) / height - 0.5
         return CropOutput(scores, below.clamp_min(0).view(1, -1, 1).expand(batch, -1, width))

@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from depthforge_ros.frame import Frame
+from depthforge_ros.ground import SKY_SHARE
 from depthforge_ros.variant import Variant
+
+RANGE_SHARE = 0.999
+"""Depth beyond this share of the head's range is beyond range."""
 
 
 def metres_per_unit(frame: Frame, height: int, width: int, variant: Variant) -> float:
@@ -30,15 +34,20 @@ def finish_depth(
 ) -> Tensor:
     """Depth [h, w] at `size`, [H, W] float32, nearest: nothing is interpolated across edges.
 
-    Metric depth: multiplied with `metres`; +Inf in the sky and beyond the head's range, NaN where
-    it is not a positive number (REP-117). Relative depth is left as it is.
+    Metric depth: multiplied with `metres`; +Inf beyond the head's range and, where depth does not
+    contradict the label, in the sky; NaN where it does, and where depth is not a positive number
+    (REP-117). A white truck taken for sky must not become free space. Relative depth is left as
+    it is.
     """
     limit_m = variant.depth_head.max_depth_m
-    if limit_m is not None:
-        far = depth >= 0.999 * limit_m
-        depth = torch.where(depth > 0, depth * metres, torch.nan).masked_fill_(far, torch.inf)
     depth = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]  # [H, W]
+    if limit_m is None:
+        return depth
+    beyond = depth >= RANGE_SHARE * limit_m
+    unknown = ~(depth > 0)
     sky = variant.labels.id_of("sky")
-    if limit_m is not None and sky is not None:
-        depth = depth.masked_fill_(labels == sky, torch.inf)
-    return depth
+    if sky is not None:
+        is_sky, far = labels == sky, depth > SKY_SHARE * limit_m
+        beyond |= is_sky & far
+        unknown |= is_sky & ~far
+    return (depth * metres).masked_fill_(beyond, torch.inf).masked_fill_(unknown, torch.nan)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import json
 import struct
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,12 +20,26 @@ from std_msgs.msg import Header, String
 from depthforge_ros.frame import MAX_ASPECT, MIN_SIDE_PX, UNLABELLED, Frame
 from depthforge_ros.variant import LabelSet
 
-try:
+if TYPE_CHECKING:
     from cv_bridge import CvBridge
 
-    _BRIDGE: CvBridge | None = CvBridge()
-except ImportError:  # a distribution's cv_bridge does not load beside another numpy
-    _BRIDGE = None
+
+def _working_bridge() -> CvBridge | None:
+    """cv_bridge, if it converts. A distribution's loads its compiled half only when first used,
+    and that fails beside another numpy; OpenCV does the conversions then.
+    """
+    try:
+        from cv_bridge import CvBridge
+
+        bridge = CvBridge()
+        gray = Image(height=1, width=1, encoding="mono8", step=1, data=array.array("B", [7]))
+        bridge.imgmsg_to_cv2(gray, "rgb8")
+    except Exception:  # whatever a broken binary raises
+        return None
+    return bridge
+
+
+_BRIDGE = _working_bridge()
 
 MAX_PIXELS = 64_000_000
 """Largest image taken, raw or compressed: a corrupt header must not become an allocation."""

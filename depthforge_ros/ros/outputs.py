@@ -161,6 +161,7 @@ class CameraInfos:
     MOST = 8
 
     def __init__(self) -> None:
+        # Replaced as a whole, never changed: one thread adds while another looks.
         self._latest: dict[tuple[str, int, int], CameraInfo] = {}
 
     def add(self, info: CameraInfo) -> None:
@@ -168,10 +169,8 @@ class CameraInfos:
         width = (info.roi.width or info.width) // max(info.binning_x, 1)
         height = (info.roi.height or info.height) // max(info.binning_y, 1)
         key = (info.header.frame_id, width, height)
-        self._latest.pop(key, None)
-        self._latest[key] = info
-        if len(self._latest) > self.MOST:
-            del self._latest[next(iter(self._latest))]
+        others = [(k, v) for k, v in self._latest.items() if k != key]
+        self._latest = dict([*others[-(self.MOST - 1) :], (key, info)])
 
     def matching(self, frame: Frame) -> CameraInfo | None:
         """The latest one for the frame's optical frame and size."""
