@@ -273,3 +273,26 @@ def test_other_networks_are_refused_by_what_they_are(tmp_path: Path, tiny: Varia
     ):
         with pytest.raises(WeightsError, match=rf"{name} .*{text}"):
             convert(tiny, [tmp_path / name])
+
+
+def test_half_the_bytes_hold_the_same_weights_to_three_digits(
+    tmp_path: Path, tiny: Variant
+) -> None:
+    state = random_state(tiny)
+    save_weights(state, tiny, tmp_path / "whole.safetensors")
+    made = convert(tiny, [tmp_path / "whole.safetensors"]).halved()
+    save_weights(made.state, tiny, tmp_path / "half.safetensors")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.55 * sizes[1]
+    network = DepthForge(tiny)
+    load_weights(network, tiny, [tmp_path / "half.safetensors"])
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_weight_beyond_float16_is_not_halved(tmp_path: Path, tiny: Variant) -> None:
+    state = random_state(tiny)
+    state["tokens.scale"] = torch.tensor(1e6)
+    save_weights(state, tiny, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"tokens\.scale holds numbers beyond float16"):
+        convert(tiny, [tmp_path / "w.safetensors"]).halved()

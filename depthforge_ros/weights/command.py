@@ -54,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="HxW",
         help="image that position tables in the files are for, where it is not square",
     )
+    made.add_argument("--half", action="store_true", help="store float16: half the size")
     look = _action(actions, "inspect", "what a file is, what it lacks, and its checksum")
     look.add_argument("file", type=Path, metavar="FILE", help=".pth or .safetensors")
     look.add_argument("--variant", help="to hold it against (default: whichever is nearest)")
@@ -167,7 +168,7 @@ def _convert(args: argparse.Namespace) -> int:
         raise ValueError(f"--out is {target}; wanted a name that ends in .safetensors")
     if target.exists():
         raise ValueError(f"{target} is there already; remove it, or name another with --out")
-    _save(made, target)
+    _save(made.halved() if args.half else made, target)
     return 0
 
 

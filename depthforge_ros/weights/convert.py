@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -48,6 +48,17 @@ class Conversion:
     def complete(self) -> bool:
         """Whether it is the whole network."""
         return set(self.made_from) == {*FROZEN_PARTS, *ADAPTER_PARTS}
+
+    def halved(self) -> Conversion:
+        """The same with every weight as float16: half the bytes, widened again when loaded.
+
+        Raises WeightsError where a weight is beyond float16's range.
+        """
+        state = {name: value.half() for name, value in self.state.items()}
+        beyond = [name for name, value in state.items() if not value.isfinite().all()]
+        if beyond:
+            raise WeightsError(f"{', '.join(beyond)} holds numbers beyond float16's range")
+        return replace(self, state=state)
 
     def notes(self) -> dict[str, str]:
         """Metadata to be stored beside the weights."""
