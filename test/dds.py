@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +18,43 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-_numbers = itertools.count(os.getpid())
+
+# Below the domains that demo and benchmark choose from, and above what people type. Up to 101,
+# ports of RTPS lie below those that Linux gives away for a moment (32768 and on).
+BLOCK = 12
+BLOCKS = range(20, 80, BLOCK)
+_claims: list[socket.socket] = []  # held until this process ends
+
+
+@functools.cache
+def _numbers() -> itertools.cycle[int]:
+    """Domains of this process's own, in turn, claimed by a name that only one process can bind."""
+    for first in BLOCKS:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0depthforge_ros tests, ROS domains from {first}")
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return itertools.cycle(range(first, first + BLOCK))
+    raise RuntimeError(f"{len(BLOCKS)} test runs are going on already; no ROS domain is left")
 
 
 def own_domain() -> int:
-    """A domain of this test's own, 101..119: tests that run at the same time do not meet."""
-    return 101 + next(_numbers) % 19
+    """A domain that no other process tests in, and that nobody is in.
+
+    Raises RuntimeError where there is none.
+    """
+    for domain in itertools.islice(_numbers(), BLOCK):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                # The first participant of a domain holds this port (RTPS 2.2, section 9.6.1.1).
+                probe.bind(("", 7410 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise RuntimeError("somebody is in every ROS domain of this test run")
 
 
 def environment(domain: int) -> dict[str, str]:
@@ -32,10 +65,10 @@ def environment(domain: int) -> dict[str, str]:
 class Listener:
     """A node with subscriptions that keep what they get. Use as a context manager."""
 
-    def __init__(self, domain: int) -> None:
+    def __init__(self, domain: int, name: str = "listener") -> None:
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
-        self.node = Node("listener", context=self._context)
+        self.node = Node(name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
 
