@@ -227,6 +227,16 @@ def test_inference_sizes_keep_the_aspect_ratio():
     assert inference_size(1920, 1080, whole, large) == (896, 512)
 
 
+@pytest.mark.parametrize("mode", list(Mode))
+def test_an_inference_that_no_memory_holds_is_refused(mode: Mode):
+    largest = PipelineSettings(mode=mode, short_side_px=4096)
+    variant = load_variant("nano")
+    assert inference_size(64, 64, largest, variant) == (4096, 4096)
+    reason = "a 512x64 frame with short side 4096 would be inferred at 32768x4096; wanted at most"
+    with pytest.raises(ValueError, match=reason):
+        inference_size(64, 512, largest, variant)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

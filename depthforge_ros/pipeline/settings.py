@@ -12,6 +12,10 @@ from depthforge_ros.variant import PATCH, Variant
 SIZE_MULTIPLE_PX = 2 * PATCH
 """Whole frames are resized to multiples of this: the coarsest map has half a patch a pixel."""
 
+MAX_PIXELS = 4096 * 4096
+"""Largest inference: a short side that fits one camera must not be an allocation for a wider one.
+"""
+
 
 class Mode(Enum):
     """How a frame meets a network whose input is smaller."""
@@ -52,7 +56,8 @@ def inference_size(
     """Height and width at which a frame of that size is inferred.
 
     The aspect ratio is kept as far as the multiple of 32 (whole) or 1 (slide) allows; sliding
-    windows need both sides to be at least the crop.
+    windows need both sides to be at least the crop. Raises ValueError where that is more than
+    MAX_PIXELS.
     """
     multiple = SIZE_MULTIPLE_PX if settings.mode is Mode.WHOLE else 1
     least = multiple if settings.mode is Mode.WHOLE else variant.crop
@@ -62,4 +67,10 @@ def inference_size(
     def scaled(side: int) -> int:
         return max(least, math.floor(side * scale / multiple + 0.5) * multiple)
 
-    return scaled(height), scaled(width)
+    size = scaled(height), scaled(width)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(
+            f"a {width}x{height} frame with short side {settings.short_side_px or variant.crop} "
+            f"would be inferred at {size[1]}x{size[0]}; wanted at most {MAX_PIXELS} pixels"
+        )
+    return size
