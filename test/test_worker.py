@@ -84,6 +84,29 @@ def test_what_work_raises_is_handed_over_and_the_thread_goes_on() -> None:
     assert failures == [(1, "no")]
 
 
+def test_even_a_failure_that_cannot_be_told_does_not_end_the_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worked, told = threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        if item == 1:
+            raise ValueError("no")
+        worked.set()
+
+    def tell(item: int, error: Exception) -> None:
+        told.set()
+        raise OSError("the log is full")
+
+    worker: Worker[int] = Worker(work, tell)
+    worker.slot.put(1)
+    assert told.wait(WAIT_S)
+    worker.slot.put(2)
+    assert worked.wait(WAIT_S)
+    assert worker.stop(WAIT_S)
+    assert "the log is full" in caplog.text
+
+
 def test_work_that_does_not_end_is_reported() -> None:
     begun, go_on = threading.Event(), threading.Event()
 

@@ -7,11 +7,14 @@ There is no queue that could make an old frame look new.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+
+_log = logging.getLogger(__name__)
 
 LOADING_THREAD = "depthforge_loading"
 """Name of the thread that `run_abandonable` starts, by which one that is still busy is found."""
@@ -56,7 +59,8 @@ class NewestSlot(Generic[Item]):
 class Worker(Generic[Item]):
     """A thread that calls `work` with the newest item, from construction to `stop`.
 
-    What `work` raises is handed to `failed` with the item, and the thread goes on.
+    What `work` raises is handed to `failed` with the item, and the thread goes on; even where
+    `failed` raises, which is logged.
     """
 
     def __init__(
@@ -80,7 +84,10 @@ class Worker(Generic[Item]):
             try:
                 self._work(item)
             except Exception as error:
-                self._failed(item, error)
+                try:
+                    self._failed(item, error)
+                except Exception:
+                    _log.exception("a failed frame could not be counted")
             del item  # an image must not stay in memory while the next one is awaited
 
 
