@@ -8,6 +8,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from depthforge_ros.engine import INSTANT, UNTRAINED
 from depthforge_ros.ros.diagnostics import MEANINGLESS, Situation, Statistics, status
+from depthforge_ros.ros.parameters import Parameters
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 ACTIVE = Situation("active", topic="/image", variant="nano", backend="eager", device="cpu")
@@ -33,8 +34,11 @@ def statistics(clock: Clock) -> Statistics:
     return Statistics(clock)
 
 
-def judged(statistics: Statistics, situation: Situation = ACTIVE) -> tuple[bytes, str]:
-    made = status("depthforge: inference", situation, statistics.snapshot(), 2.0)
+def judged(
+    statistics: Statistics, situation: Situation = ACTIVE, limits: Parameters | None = None
+) -> tuple[bytes, str]:
+    health = statistics.snapshot()
+    made = status("depthforge: inference", situation, health, limits or Parameters())
     return made.level, made.message
 
 
@@ -42,7 +46,7 @@ def test_rate_and_latency_are_of_the_last_ten_seconds(clock: Clock, statistics: 
     statistics.open_input()
     for index in range(200):  # 20 s at 10 Hz; 500 ms in the first half, then 1..100 ms
         clock.now_ms += 100
-        statistics.frame_in(clock())
+        statistics.frame_in(clock(), clock())
         latency_ms = 500 if index < 100 else index - 99
         statistics.frame_out(latency_ms * 1_000_000, 33_000_000, 640, 480)
     health = statistics.snapshot()
@@ -53,7 +57,7 @@ def test_rate_and_latency_are_of_the_last_ten_seconds(clock: Clock, statistics: 
     assert health.age_ms == 33.0
     clock.now_ms += 11_000
     late = statistics.snapshot()
-    assert (late.rate_hz, late.latency_p50_ms) == (0.0, None)
+    assert (late.rate_hz, late.latency_p50_ms, late.age_ms) == (0.0, None, None)
 
 
 def test_a_young_node_does_not_divide_by_ten_seconds(clock: Clock, statistics: Statistics) -> None:
@@ -65,14 +69,14 @@ def test_a_young_node_does_not_divide_by_ten_seconds(clock: Clock, statistics: S
 
 
 def test_drops_by_design_are_no_reason_to_warn(clock: Clock, statistics: Statistics) -> None:
-    statistics.frame_in(clock())
+    statistics.frame_in(clock(), clock())
     for cause in ("replaced", "rate_limit", "no_listener", "inactive"):
         statistics.drop(cause)
     assert judged(statistics) == (OK, "0.0 frames/s")
 
 
 def test_a_fault_is_reported_once_and_stays_counted(clock: Clock, statistics: Statistics) -> None:
-    statistics.frame_in(clock())
+    statistics.frame_in(clock(), clock())
     statistics.drop("short_data", "has 7 bytes")
     statistics.drop("short_data", "has 8 bytes")
     statistics.drop("bad_aspect", "image is 900x16")
@@ -96,10 +100,16 @@ def test_silence_is_measured_from_the_last_frame_or_the_opening(
     assert judged(statistics)[0] == OK
     clock.now_ms += 200
     assert judged(statistics) == (WARN, "no image yet on /image for 2.1 s")
-    statistics.frame_in(clock())
+    statistics.frame_in(clock(), clock())
     assert judged(statistics)[0] == OK
     clock.now_ms += 2500
     assert judged(statistics) == (WARN, "input stalled: no image on /image for 2.5 s")
+    clock.now_ms += 2500
+    assert judged(statistics)[0] == WARN
+    clock.now_ms += 100
+    assert judged(statistics) == (ERROR, "input stalled: no image on /image for 5.1 s")
+    patient = Parameters(stall_after_s=10.0, stall_error_after_s=20.0)
+    assert judged(statistics, limits=patient)[0] == OK
 
 
 def test_a_node_that_is_not_active_is_judged_by_its_last_configure(
@@ -118,12 +128,12 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
     )
     statistics.open_input()
     clock.now_ms += 500
-    statistics.frame_in(clock())
+    statistics.frame_in(clock(), clock())
     statistics.frame_out(12_340_000, 45_670_000, 1920, 1080)
     statistics.drop("replaced")
     statistics.camera_info_missing()
-    statistics.ground(0.0123)
-    made = status("depthforge: inference", situation, statistics.snapshot(), 2.0)
+    statistics.explain({"camera_info": "there is none"}, 0.0123)
+    made = status("depthforge: inference", situation, statistics.snapshot(), Parameters())
     assert (made.name, made.hardware_id) == ("depthforge: inference", "cuda:0")
     assert {entry.key: entry.value for entry in made.values} == {
         "state": "active",
@@ -141,6 +151,7 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
         "frame age ms": "45.7",
         "camera_info: missing": "1",
         "ground": "residual 1.2%",
+        "withheld: camera_info": "there is none",
         "dropped: replaced": "1",
     }
 
@@ -153,10 +164,101 @@ def test_masks_that_mean_nothing_are_a_warning(statistics: Statistics) -> None:
     assert set(MEANINGLESS) == {UNTRAINED, INSTANT}
 
 
-def test_a_road_that_gives_no_metres_is_a_warning_with_its_reason(statistics: Statistics) -> None:
+def test_an_output_that_is_withheld_is_a_warning_with_its_reason_until_it_is_not(
+    statistics: Statistics,
+) -> None:
     statistics.open_input()
-    statistics.ground(None, "road is 0.1% of the image; wanted 2.0%")
-    reason = "no metres: road is 0.1% of the image; wanted 2.0%"
-    assert judged(statistics) == (WARN, reason)
-    statistics.ground(0.01)
+    statistics.explain({"depth": "road is 0.1% of the image; wanted 2.0%"})
+    assert judged(statistics) == (WARN, "no depth: road is 0.1% of the image; wanted 2.0%")
+    statistics.explain({}, 0.01)
     assert judged(statistics)[0] == OK
+    assert statistics.snapshot().ground_residual == 0.01
+    statistics.explain({"depth": "no road"})
+    assert statistics.snapshot().ground_residual is None
+    statistics.open_input()
+    assert statistics.snapshot().withheld == {}
+
+
+def test_a_frame_that_stays_at_hand_is_an_error_in_every_state(
+    clock: Clock, statistics: Statistics
+) -> None:
+    with statistics.working():
+        clock.now_ms += 10_000
+        statistics.frame_in(clock(), clock())
+        assert judged(statistics)[0] == OK
+        clock.now_ms += 100
+        text = "inference stalled: a frame has been worked on for 10.1 s (eager on cpu)"
+        assert judged(statistics) == (ERROR, text)
+        inactive = Situation("inactive", backend="eager", device="cpu")
+        assert judged(statistics, inactive) == (ERROR, text)
+        assert judged(statistics, limits=Parameters(max_inference_s=11.0))[0] == OK
+    assert judged(statistics)[0] == OK
+
+
+def test_work_of_an_abandoned_worker_does_not_hide_that_of_its_successor(
+    clock: Clock, statistics: Statistics
+) -> None:
+    hung, next_one = statistics.working(), statistics.working()
+    hung.__enter__()
+    statistics.abandon_work()
+    assert statistics.snapshot().work_s is None
+    clock.now_ms += 1000
+    next_one.__enter__()
+    clock.now_ms += 500
+    hung.__exit__(None, None, None)
+    assert statistics.snapshot().work_s == 0.5
+    next_one.__exit__(None, None, None)
+    assert statistics.snapshot().work_s is None
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "limit_s", "expected"),
+    [
+        (999, 1.0, (OK, "1.0 frames/s")),
+        (1500, 1.0, (WARN, "frames are 1.5 s old when published; allowed 1.0 s")),
+        (1500, 0.0, (OK, "1.0 frames/s")),
+        (-99, 1.0, (OK, "1.0 frames/s")),
+        (-300, 0.0, (WARN, "stamp is 0.3 s in the future")),
+        (None, 1.0, (WARN, "frame age unknown: use_sim_time is set and /clock is silent")),
+    ],
+)
+def test_a_frames_age_has_a_limit_on_both_sides(
+    statistics: Statistics, age_ms: int | None, limit_s: float, expected: tuple[bytes, str]
+) -> None:
+    statistics.open_input()
+    statistics.frame_out(1, None if age_ms is None else age_ms * 1_000_000, 640, 480)
+    assert judged(statistics, limits=Parameters(max_frame_age_s=limit_s)) == expected
+
+
+def test_stamps_that_go_backwards_are_a_warning_once(clock: Clock, statistics: Statistics) -> None:
+    statistics.open_input()
+    for stamp_ns in (5, 6, 6, 4, 5, 3):
+        statistics.frame_in(clock(), stamp_ns)
+    assert judged(statistics) == (WARN, "stamps went backwards: 2")
+    assert judged(statistics)[0] == OK
+    statistics.open_input()  # another drive
+    statistics.frame_in(clock(), 1)
+    assert judged(statistics)[0] == OK
+
+
+def test_a_picture_that_is_not_drawn_is_a_warning_and_no_drop(
+    clock: Clock, statistics: Statistics
+) -> None:
+    statistics.open_input()
+    statistics.frame_out(1, 1, 640, 480)
+    statistics.undrawn("error: no colour")
+    assert judged(statistics) == (WARN, "not drawn: 1; last: error: no colour")
+    assert judged(statistics)[0] == OK
+    assert statistics.snapshot().drops == {}
+
+
+def test_all_causes_are_told_and_the_worst_one_first(clock: Clock, statistics: Statistics) -> None:
+    statistics.open_input()
+    statistics.frame_in(clock(), 2)
+    statistics.frame_in(clock(), 1)
+    statistics.explain({"depth": "no road"})
+    clock.now_ms += 6000
+    assert judged(statistics) == (
+        ERROR,
+        "input stalled: no image on /image for 6.0 s; no depth: no road; stamps went backwards: 1",
+    )

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from rcl_interfaces.msg import ParameterType
 
+from depthforge_ros.ground import GroundSettings
 from depthforge_ros.pipeline import Mode, PipelineSettings
 from depthforge_ros.ros.parameters import Effect, Parameters, changed, declarations
 
@@ -34,6 +35,9 @@ OTHER_VALUES: dict[str, Any] = {
     "camera_height_m": 1.4,
     "max_rate_hz": 5.0,
     "stall_after_s": 9.0,
+    "stall_error_after_s": 19.0,
+    "max_inference_s": 3.0,
+    "max_frame_age_s": 0.0,
     "autostart": False,
 }
 
@@ -113,6 +117,7 @@ def test_descriptors_carry_type_range_and_description() -> None:
         ({"confidence_threshold": 1.01}, "confidence_threshold is 1.01; wanted 0.0..1.0"),
         ({"confidence_threshold": math.nan}, "confidence_threshold is nan; wanted 0.0..1.0"),
         ({"max_batch": 0}, "max_batch is 0; wanted 1..64"),
+        ({"camera_height_m": 0.05}, "camera_height_m is 0.05; wanted 0 or 0.1..10"),
         ({"max_rate_hz": -1.0}, "max_rate_hz is -1.0; wanted 0.0..1000.0"),
         ({"full_size": False, "overlay_opacity": 2.0}, "overlay_opacity is 2.0; wanted 0.0..1.0"),
     ],
@@ -137,6 +142,18 @@ def test_parameters_and_pipeline_allow_the_same_short_sides(short_side_px: int) 
         except ValueError:
             allowed.append(False)
     assert allowed == [64 <= short_side_px <= 4096] * 2
+
+
+@pytest.mark.parametrize("height_m", [0.001, 0.0999, 0.1, 10.0, 10.1, math.nan])
+def test_parameters_and_ground_allow_the_same_heights(height_m: float) -> None:
+    allowed = []
+    for kind in (Parameters, GroundSettings):
+        try:
+            kind(camera_height_m=height_m)
+            allowed.append(True)
+        except ValueError:
+            allowed.append(False)
+    assert allowed == [0.1 <= height_m <= 10.0] * 2
 
 
 @pytest.mark.parametrize("name", [n for n in FIELDS if n != "autostart"])

@@ -10,11 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from depthforge_ros.ros.parameters import Parameters
 
 WINDOW_S = 10.0
 """Rates and percentiles are over the last so many seconds."""
@@ -28,7 +31,9 @@ INFERENCE_ERROR = "inference_error"
 MEANINGLESS = ("untrained", "instant")
 """Checkpoints (engine.UNTRAINED, engine.INSTANT) whose masks no planner may take for the street."""
 
-NO_METRES = "no metres"
+FUTURE_S = 0.1
+"""Stamps may be so far ahead of the node's clock: two computers differ, and /clock comes in steps.
+"""
 
 _BY_DESIGN = frozenset({REPLACED, RATE_LIMIT, NO_LISTENER, INACTIVE})
 """Drops that are how the node is meant to work; any other one is worth a warning."""
@@ -38,11 +43,15 @@ _BY_DESIGN = frozenset({REPLACED, RATE_LIMIT, NO_LISTENER, INACTIVE})
 class Health:
     """The counters at one moment. Totals are since the process started.
 
-    faults: drops since the previous snapshot that are not by design. fault_text: the last of
-    them. ground: what the road said about metres of relative depth, empty where it is not asked.
-    silence_s: since the last frame came in, or since the input was opened. Latencies are
-    from a frame's arrival to its outputs being published, over the last 10 s; age_ms is the ROS
-    time between the stamp of the last published frame and its publication.
+    faults: drops since the previous snapshot that are not by design; undrawn, backwards: pictures
+    that could not be drawn and stamps older than the one before them, since then as well.
+    fault_text, undrawn_text: the last of them. withheld: outputs that somebody listens to and that
+    the last frame did not give, with the reason. ground_residual: of the last frame's road, where
+    it gave metres.
+    silence_s: since the last frame came in, or since the input was opened. work_s: for how long the
+    frame at hand has been worked on. Latencies are from a frame's arrival to its outputs being
+    published, over the last 10 s; age_ms is the ROS time between the stamp of the last frame that
+    was published in those 10 s and its publication, None where there is no ROS time yet.
     """
 
     frames_in: int
@@ -50,8 +59,12 @@ class Health:
     drops: Mapping[str, int]
     faults: Mapping[str, int]
     fault_text: str
+    undrawn: int
+    undrawn_text: str
+    backwards: int
     missing_camera_info: int
-    ground: str
+    withheld: Mapping[str, str]
+    ground_residual: float | None
     rate_hz: float
     latency_p50_ms: float | None
     latency_p99_ms: float | None
@@ -59,6 +72,7 @@ class Health:
     input_size: tuple[int, int] | None
     silence_s: float
     input_seen: bool
+    work_s: float | None
 
 
 class Statistics:
@@ -72,35 +86,67 @@ class Statistics:
         self._drops: Counter[str] = Counter()
         self._reported: Counter[str] = Counter()
         self._fault_text = ""
+        self._undrawn = 0
+        self._undrawn_text = ""
+        self._backwards = 0
         self._missing_camera_info = 0
-        self._ground = ""
+        self._withheld: dict[str, str] = {}
+        self._ground_residual: float | None = None
         self._latencies: deque[tuple[int, float]] = deque()
         self._age_ms: float | None = None
         self._input_size: tuple[int, int] | None = None
         self._input_seen = False
+        self._last_stamp_ns: int | None = None
+        self._work_since_ns: int | None = None
         self._opened_ns = self._last_input_ns = clock_ns()
 
     def open_input(self) -> None:
-        """The node subscribes: silence counts from now on."""
+        """The node subscribes: silence counts from now on, and what was seen before is past."""
         with self._lock:
             self._opened_ns = self._last_input_ns = self._clock_ns()
             self._input_seen = False
+            self._last_stamp_ns = None
+            self._latencies.clear()
+        self.explain({})
 
-    def frame_in(self, arrival_ns: int) -> None:
-        """A frame came, at a time of the steady clock."""
+    def frame_in(self, arrival_ns: int, stamp_ns: int) -> None:
+        """A frame came, at a time of the steady clock, with a stamp."""
         with self._lock:
             self._frames_in += 1
             self._last_input_ns = arrival_ns
             self._input_seen = True
+            if self._last_stamp_ns is not None and stamp_ns < self._last_stamp_ns:
+                self._backwards += 1
+            self._last_stamp_ns = stamp_ns
 
-    def frame_out(self, latency_ns: int, age_ns: int, width: int, height: int) -> None:
-        """The outputs of a frame are published; width and height are the input's."""
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A frame is worked on inside; one that never comes out is how a hung engine shows."""
+        with self._lock:
+            begun_ns = self._work_since_ns = self._clock_ns()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._work_since_ns == begun_ns:  # not that of a worker that came after it
+                    self._work_since_ns = None
+
+    def abandon_work(self) -> None:
+        """The frame at hand is given up, and its worker with it."""
+        with self._lock:
+            self._work_since_ns = None
+
+    def frame_out(self, latency_ns: int, age_ns: int | None, width: int, height: int) -> None:
+        """The outputs of a frame are published; width and height are the input's.
+
+        age_ns: None where the node has no time to compare the stamp with.
+        """
         with self._lock:
             now_ns = self._clock_ns()
             self._frames_out += 1
             self._latencies.append((now_ns, latency_ns / 1e6))
             self._forget_old(now_ns)
-            self._age_ms = age_ns / 1e6
+            self._age_ms = None if age_ns is None else age_ns / 1e6
             self._input_size = (width, height)
 
     def drop(self, cause: str, text: str = "") -> None:
@@ -110,20 +156,25 @@ class Statistics:
             if cause not in _BY_DESIGN:
                 self._fault_text = text
 
+    def undrawn(self, text: str) -> None:
+        """A frame went out, and its pictures for people did not; text says why."""
+        with self._lock:
+            self._undrawn += 1
+            self._undrawn_text = text
+
     def camera_info_missing(self) -> None:
-        """~/camera_info was wanted and no CameraInfo fits the frame."""
+        """A CameraInfo was wanted and none that is calibrated fits the frame."""
         with self._lock:
             self._missing_camera_info += 1
 
-    def ground(self, residual: float | None, text: str = "") -> None:
-        """The road gave metres with that residual; or None, and text says why it did not."""
+    def explain(self, withheld: Mapping[str, str], ground_residual: float | None = None) -> None:
+        """What the newest frame did not give, by output, and how well its road gave metres."""
         with self._lock:
-            self._ground = (
-                f"{NO_METRES}: {text}" if residual is None else f"residual {residual:.1%}"
-            )
+            self._withheld = dict(withheld)
+            self._ground_residual = ground_residual
 
     def snapshot(self) -> Health:
-        """The counters now; faults start anew."""
+        """The counters now; what counts since the previous snapshot starts anew."""
         with self._lock:
             now_ns = self._clock_ns()
             self._forget_old(now_ns)
@@ -133,24 +184,32 @@ class Statistics:
                 if cause not in _BY_DESIGN and count > self._reported[cause]
             }
             self._reported = self._drops.copy()
+            undrawn, self._undrawn = self._undrawn, 0
+            backwards, self._backwards = self._backwards, 0
             latencies = [latency_ms for _, latency_ms in self._latencies]
             p50, p99 = np.percentile(latencies, (50, 99)) if latencies else (None, None)
             window_s = min(WINDOW_S, max((now_ns - self._opened_ns) / 1e9, 1.0))
+            begun_ns = self._work_since_ns
             return Health(
                 frames_in=self._frames_in,
                 frames_out=self._frames_out,
                 drops=dict(self._drops),
                 faults=faults,
                 fault_text=self._fault_text,
+                undrawn=undrawn,
+                undrawn_text=self._undrawn_text,
+                backwards=backwards,
                 missing_camera_info=self._missing_camera_info,
-                ground=self._ground,
+                withheld=self._withheld,
+                ground_residual=self._ground_residual,
                 rate_hz=len(latencies) / window_s,
                 latency_p50_ms=p50,
                 latency_p99_ms=p99,
-                age_ms=self._age_ms,
+                age_ms=self._age_ms if latencies else None,
                 input_size=self._input_size,
                 silence_s=(now_ns - self._last_input_ns) / 1e9,
                 input_seen=self._input_seen,
+                work_s=None if begun_ns is None else (now_ns - begun_ns) / 1e9,
             )
 
     def _forget_old(self, now_ns: int) -> None:
@@ -172,11 +231,14 @@ class Situation:
     topic: str = ""
 
 
-def status(
-    name: str, situation: Situation, health: Health, stall_after_s: float
-) -> DiagnosticStatus:
-    """The DiagnosticStatus of the inference, its level and a message that names the cause."""
-    level, message = _judge(situation, health, stall_after_s)
+def status(name: str, situation: Situation, health: Health, limits: Parameters) -> DiagnosticStatus:
+    """The DiagnosticStatus of the inference: the worst level and all causes, the worst first."""
+    found = sorted(_findings(situation, health, limits), key=lambda f: f[0], reverse=True)
+    if not found:
+        active = situation.state == "active"
+        text = f"{health.rate_hz:.1f} frames/s" if active else situation.state
+        found = [(DiagnosticStatus.OK, text)]
+    residual = health.ground_residual
     values = {
         "state": situation.state,
         "backend": situation.backend,
@@ -192,36 +254,61 @@ def status(
         "latency p99 ms": _milliseconds(health.latency_p99_ms),
         "frame age ms": _milliseconds(health.age_ms),
         "camera_info: missing": str(health.missing_camera_info),
-        "ground": health.ground,
+        "ground": "" if residual is None else f"residual {residual:.1%}",
     }
+    values |= {f"withheld: {output}": reason for output, reason in health.withheld.items()}
     values |= {f"dropped: {cause}": str(health.drops[cause]) for cause in sorted(health.drops)}
     return DiagnosticStatus(
-        level=level,
+        level=found[0][0],
         name=name,
-        message=message,
+        message="; ".join(text for _, text in found),
         hardware_id=situation.device,
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )
 
 
-def _judge(situation: Situation, health: Health, stall_after_s: float) -> tuple[bytes, str]:
+def _findings(
+    situation: Situation, health: Health, limits: Parameters
+) -> Iterator[tuple[bytes, str]]:
+    """Level and cause of everything that keeps the node from being as it should."""
+    warn, error = DiagnosticStatus.WARN, DiagnosticStatus.ERROR
     if situation.failure:
-        return DiagnosticStatus.ERROR, situation.failure
+        yield error, situation.failure
+    if health.work_s is not None and health.work_s > limits.max_inference_s:
+        # In every state: it keeps the worker from whatever comes after the next activate, too.
+        yield (
+            error,
+            f"inference stalled: a frame has been worked on for {health.work_s:.1f} s "
+            f"({situation.backend} on {situation.device})",
+        )
     if situation.state != "active":
-        return DiagnosticStatus.OK, situation.state
+        return
     if health.faults:
         counts = ", ".join(f"{cause} {count}" for cause, count in sorted(health.faults.items()))
-        failed = INFERENCE_ERROR in health.faults
-        level = DiagnosticStatus.ERROR if failed else DiagnosticStatus.WARN
-        return level, f"dropped: {counts}; last: {health.fault_text}"
-    if health.silence_s > stall_after_s:
+        level = error if INFERENCE_ERROR in health.faults else warn
+        yield level, f"dropped: {counts}; last: {health.fault_text}"
+    if health.silence_s > min(limits.stall_after_s, limits.stall_error_after_s):
         what = "input stalled: no image" if health.input_seen else "no image yet"
-        return DiagnosticStatus.WARN, f"{what} on {situation.topic} for {health.silence_s:.1f} s"
+        level = error if health.silence_s > limits.stall_error_after_s else warn
+        yield level, f"{what} on {situation.topic} for {health.silence_s:.1f} s"
+    for output, reason in health.withheld.items():
+        yield warn, f"no {output}: {reason}"
     if situation.checkpoint in MEANINGLESS:
-        return DiagnosticStatus.WARN, f"checkpoint {situation.checkpoint!r}: masks mean nothing"
-    if health.ground.startswith(NO_METRES):
-        return DiagnosticStatus.WARN, health.ground
-    return DiagnosticStatus.OK, f"{health.rate_hz:.1f} frames/s"
+        yield warn, f"checkpoint {situation.checkpoint!r}: masks mean nothing"
+    if health.backwards:
+        yield warn, f"stamps went backwards: {health.backwards}"
+    if health.age_ms is None and health.rate_hz > 0:
+        yield warn, "frame age unknown: use_sim_time is set and /clock is silent"
+    if health.age_ms is not None and health.age_ms < -1e3 * FUTURE_S:
+        yield warn, f"stamp is {-health.age_ms / 1e3:.1f} s in the future"
+    if health.age_ms is not None and 0 < limits.max_frame_age_s < health.age_ms / 1e3:
+        yield (
+            warn,
+            f"frames are {health.age_ms / 1e3:.1f} s old when published; allowed "
+            f"{limits.max_frame_age_s} s",
+        )
+    if health.undrawn:
+        yield warn, f"not drawn: {health.undrawn}; last: {health.undrawn_text}"
 
 
 def _milliseconds(value: float | None) -> str:

@@ -46,10 +46,6 @@ SPIN_TIMEOUT_S = 0.1
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
-INPUT_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
-)
-
 INPUTS: dict[str, tuple[type, str]] = {
     "raw": (Image, "image"),
     "compressed": (CompressedImage, "image/compressed"),
@@ -167,23 +163,25 @@ class DepthForgeNode(LifecycleNode):
         try:
             self._subscribe(*INPUTS[self._values.image_transport], self._inference.receive)
             self._subscribe(CameraInfo, "camera_info", self._inference.receive_camera_info)
+            result = super().on_activate(state)
+            self._inference.outputs.publish_labels()
         except Exception as error:
             failure = f"activate failed: {type(error).__name__}: {error}"
             self.get_logger().error(failure)
             self._situation = replace(self._situation, failure=failure)
             return TransitionCallbackReturn.ERROR
-        result = super().on_activate(state)
-        self._inference.outputs.publish_labels()
         self._inference.open_input()
         self._situation = replace(self._situation, state="active")
         return result
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
         options = QoSOverridingOptions.with_default_policies()
+        # One for each: rclpy writes the overrides into the profile that it is given.
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
+        )
         self._inputs.append(
-            self.create_subscription(
-                kind, topic, callback, INPUT_QOS, qos_overriding_options=options
-            )
+            self.create_subscription(kind, topic, callback, qos, qos_overriding_options=options)
         )
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -260,8 +258,7 @@ class DepthForgeNode(LifecycleNode):
             report = DiagnosticArray()
             report.header.stamp = self.get_clock().now().to_msg()
             health = self._statistics.snapshot()
-            stall_after_s = self._values.stall_after_s
-            report.status = [diagnostics.status(name, self._situation, health, stall_after_s)]
+            report.status = [diagnostics.status(name, self._situation, health, self._values)]
             try:
                 self._diagnostics.publish(report)
             except Exception:  # the context ended since

@@ -45,25 +45,36 @@ class Outputs:
     def __init__(
         self, node: LifecycleNode, labels: LabelSet, depth_kind: DepthKind, *, by_ground: bool
     ) -> None:
-        """by_ground: whether relative depth is also given in metres, found by the road."""
+        """by_ground: whether relative depth is also given in metres, found by the road.
+
+        Raises what rclpy raises for a QoS override; no publisher is left then.
+        """
         self._node = node
         self._labels = labels
         self._palette = labels.palette()
         self.depth_topic = "depth" if depth_kind is DepthKind.METRIC else "inverse_depth"
         self.depth_topics = {self.depth_topic, "depth"} if by_ground else {self.depth_topic}
         images = ("semantic", "confidence", *self.depth_topics, "semantic_color", "overlay")
-        self._publishers = {name: self._publisher(Image, name, output_qos()) for name in images}
-        self._publishers["camera_info"] = self._publisher(CameraInfo, "camera_info", output_qos())
-        latched = output_qos(DurabilityPolicy.TRANSIENT_LOCAL)
-        self._labels_publisher = self._publisher(String, "labels", latched)
+        self._created: list = []
+        try:
+            self._publishers = {name: self._publisher(Image, name, output_qos()) for name in images}
+            info = self._publisher(CameraInfo, "camera_info", output_qos())
+            self._publishers["camera_info"] = info
+            latched = output_qos(DurabilityPolicy.TRANSIENT_LOCAL)
+            self._labels_publisher = self._publisher(String, "labels", latched)
+        except Exception:  # a QoS override that rclpy does not know, say
+            self.close()
+            raise
 
     def _publisher(self, kind: type, name: str, qos: QoSProfile):
-        return self._node.create_lifecycle_publisher(
+        publisher = self._node.create_lifecycle_publisher(
             kind,
             f"~/{name}",
             qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
+        self._created.append(publisher)
+        return publisher
 
     def wanted(self) -> frozenset[str]:
         """Names of the outputs of a frame that somebody listens to."""
@@ -133,8 +144,8 @@ class Outputs:
 
     def close(self) -> None:
         """Destroy the publishers."""
-        for publisher in (*self._publishers.values(), self._labels_publisher):
-            self._node.destroy_lifecycle_publisher(publisher)
+        while self._created:
+            self._node.destroy_lifecycle_publisher(self._created.pop())
 
 
 def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -140,7 +140,8 @@ class Parameters:
         0.0,
         Effect.CONFIGURE,
         "Height of the camera above the road, for metres of a relative variant: the road's plane "
-        "then gives ~/depth beside ~/inverse_depth. 0: no such metres.",
+        "then gives ~/depth beside ~/inverse_depth, 0.1..10 m; metric variants ignore it. 0: no "
+        "such metres.",
         low=0.0,
         high=10.0,
     )
@@ -156,6 +157,28 @@ class Parameters:
         Effect.LIVE,
         "Seconds without an image after which /diagnostics warns.",
         low=0.1,
+        high=3600.0,
+    )
+    stall_error_after_s: float = _parameter(
+        5.0,
+        Effect.LIVE,
+        "Seconds without an image after which /diagnostics reports an error.",
+        low=0.1,
+        high=3600.0,
+    )
+    max_inference_s: float = _parameter(
+        10.0,
+        Effect.LIVE,
+        "Seconds of work on one frame after which /diagnostics reports an error: the engine hangs.",
+        low=0.1,
+        high=3600.0,
+    )
+    max_frame_age_s: float = _parameter(
+        1.0,
+        Effect.LIVE,
+        "Seconds between a frame's stamp and its publication, in ROS time, above which "
+        "/diagnostics warns; 0: no limit.",
+        low=0.0,
         high=3600.0,
     )
     autostart: bool = _parameter(
@@ -177,6 +200,8 @@ class Parameters:
                 )
         if 0 < self.short_side_px < 64:
             raise ValueError(f"short_side_px is {self.short_side_px}; wanted 0 or 64..4096")
+        if 0 < self.camera_height_m < 0.1:
+            raise ValueError(f"camera_height_m is {self.camera_height_m}; wanted 0 or 0.1..10")
 
     def pipeline_settings(self) -> PipelineSettings:
         """The part of the parameters that the pipeline reads at every frame."""
