@@ -13,9 +13,9 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.pool import Pool
 from pathlib import Path
 
 import cv2
@@ -65,27 +65,31 @@ def fingerprint(rgb: np.ndarray) -> str:
 def rendered(condition: str, frames: int, folder: Path) -> Drive:
     """A drive down a street, written as PNG by as many processes as there are cores.
 
-    Raises ValueError for a number of frames that cannot be.
+    Raises ValueError for a number of frames that cannot be, RuntimeError where a process dies.
     """
     drive = _drive(condition, frames)
     folder.mkdir(parents=True)
-    jobs = [(condition, frames, index, folder) for index in range(frames)]
-    with _pool(min(len(os.sched_getaffinity(0)), frames)) as pool:
-        truths = dict(pool.imap_unordered(_render, jobs, chunksize=4))
+    pool = ProcessPoolExecutor(
+        min(len(os.sched_getaffinity(0)), frames), multiprocessing.get_context("spawn")
+    )
+    try:
+        with _ignored(signal.SIGINT):  # by those processes, which this one ends
+            jobs = [pool.submit(_render, condition, frames, i, folder) for i in range(frames)]
+        truths = dict(job.result() for job in jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
     fov_deg = math.degrees(2 * math.atan(WIDTH_PX / 2 / drive.intrinsics[0, 0]))
     return Drive(condition, folder, fov_deg, frames, RATE_HZ, LONGEST_S, truths)
 
 
 @contextmanager
-def _pool(processes: int) -> Iterator[Pool]:
-    """Processes that leave Ctrl-C to this one, which ends them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # they inherit it
+def _ignored(number: int) -> Iterator[None]:
+    """What is started meanwhile ignores the signal for ever."""
+    previous = signal.signal(number, signal.SIG_IGN)
     try:
-        pool = multiprocessing.get_context("spawn").Pool(processes)
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    with pool:
-        yield pool
+        signal.signal(number, previous)
 
 
 @functools.lru_cache(maxsize=1)
@@ -93,8 +97,7 @@ def _drive(condition: str, frames: int) -> StreetDrive:
     return StreetDrive(SEED, condition, WIDTH_PX, HEIGHT_PX, frames, RATE_HZ)
 
 
-def _render(job: tuple[str, int, int, Path]) -> tuple[str, Truth]:
-    condition, frames, index, folder = job
+def _render(condition: str, frames: int, index: int, folder: Path) -> tuple[str, Truth]:
     frame = _drive(condition, frames)[index]
     write_picture(folder / f"{index:04d}.png", frame.rgb)
     return fingerprint(frame.rgb), Truth(frame.labels, frame.depth_m)

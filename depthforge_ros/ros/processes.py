@@ -76,12 +76,12 @@ def use(env: Mapping[str, str]) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and the end of the terminal are KeyboardInterrupt too, so that no process is left."""
+    """SIGTERM and the end of the terminal are as good as Ctrl-C, so that no process is left."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a shell's "&" ignores the first
     previous = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield
