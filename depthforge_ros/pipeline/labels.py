@@ -28,11 +28,8 @@ def label_pixels(
     too; elsewhere it is that of the nearest coarse pixel.
     """
     scores = scores.float()
-    best = scores.amax(0)  # [h, w]
+    best, winner = scores.max(0)  # [h, w]
     total = scores.sum(0)  # [h, w]
-    winner = torch.zeros_like(best, dtype=torch.uint8)
-    for index in reversed(range(len(scores))):  # several times faster than max with its indices
-        winner.masked_fill_(scores[index] == best, index)
     labels, confidence = _thresholded(winner, best, total, threshold)
     if size == tuple(scores.shape[1:]):
         return labels, confidence
