@@ -3,76 +3,65 @@
 
 from __future__ import annotations
 
-import threading
+import dataclasses
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import rclpy
 import torch
 from dds import Listener, own_domain
+from engines import WAIT_S, HeldEngine
 from nodes import HEIGHT, KEEP, camera_info_message, image_message
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image
-from torch import Tensor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image
 
-from depthforge_ros.engine.instant import InstantEngine
-from depthforge_ros.engine.output import CropOutput
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.diagnostics import Health, Statistics
 from depthforge_ros.ros.inference import Inference, load_pipeline
 from depthforge_ros.ros.parameters import Parameters
-from depthforge_ros.variant import load_variant
-
-WAIT_S = 30.0
-
-
-class HeldEngine(InstantEngine):
-    """Answers once it may, notes whether depth was asked for, and fails where it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__(load_variant("nano"))
-        self.depths: list[bool] = []
-        self.error: Exception | None = None
-        self.begun = threading.Semaphore(0)
-        self.permits = threading.Semaphore(0)
-
-    def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
-        self.depths.append(depth)
-        self.begun.release()
-        assert self.permits.acquire(timeout=WAIT_S)
-        if self.error is not None:
-            raise self.error
-        seen = super().__call__(crops, depth=depth)
-        return CropOutput(seen.scores, seen.depth if depth else None)
 
 
 class Rig:
     """An active Inference in this process, and a listener in another context."""
 
-    def __init__(self) -> None:
+    def __init__(self, variant: str = "nano", **parameters: float) -> None:
         domain = own_domain()
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
-        self._node = LifecycleNode("depthforge", context=self._context)
-        self.engine = HeldEngine()
+        self.node = LifecycleNode("depthforge", context=self._context)
+        self.engine = HeldEngine(variant)
         self.statistics = Statistics()
-        values = Parameters(short_side_px=HEIGHT)
+        self.values = Parameters(short_side_px=HEIGHT, **parameters)
         pipeline = Pipeline(self.engine)
-        self.inference = Inference(self._node, pipeline, self.statistics, lambda: values)
-        self._node.trigger_configure()
-        self._node.trigger_activate()
+        self.inference = Inference(self.node, pipeline, self.statistics, lambda: self.values)
+        self.node.trigger_configure()
+        self.node.trigger_activate()
         self.inference.open_input()
         self.listener = Listener(domain)
 
     def hear(self, name: str) -> list[Image]:
         """What comes on ~/NAME, once the publisher knows that somebody listens."""
-        heard = self.listener.subscribe(Image, f"/depthforge/{name}", KEEP)
+        kind = CameraInfo if name == "camera_info" else Image
+        heard = self.listener.subscribe(kind, f"/depthforge/{name}", KEEP)
         self.listener.spin_until(lambda: name in self.inference.outputs.wanted())
         return heard
 
-    def drops(self) -> dict[str, int]:
-        return dict(self.statistics.snapshot().drops)
+    def leave(self, name: str) -> None:
+        """Stop hearing ~/NAME, and wait until the publisher knows."""
+        (subscription,) = [
+            s for s in self.listener.node.subscriptions if s.topic_name == f"/depthforge/{name}"
+        ]
+        self.listener.node.destroy_subscription(subscription)
+        self.listener.spin_until(lambda: name not in self.inference.outputs.wanted())
+
+    def through(self, message: Image) -> Health:
+        """The counters once that image, and nothing else, has gone its way."""
+        before = self.statistics.snapshot()
+        self.inference.receive(message)
+        return self.settled(before.frames_out + sum(before.drops.values()) + 1)
 
     def settled(self, count: int) -> Health:
         """The counters once that many frames have gone out or been dropped."""
@@ -89,7 +78,7 @@ class Rig:
         self.engine.permits.release(10)
         self.inference.close(WAIT_S)
         self.listener.__exit__()
-        self._node.destroy_node()
+        self.node.destroy_node()
         self._context.try_shutdown()
 
 
@@ -98,6 +87,22 @@ def rig() -> Iterator[Rig]:
     made = Rig()
     yield made
     made.close()
+
+
+@pytest.fixture
+def by_ground() -> Iterator[Rig]:
+    """A relative variant that is asked for metres; its engine is never held."""
+    made = Rig("dinov2_s", camera_height_m=1.5)
+    made.engine.permits.release(100)
+    yield made
+    made.close()
+
+
+def level_camera_info() -> CameraInfo:
+    """Of the camera whose horizon is where the engine's is."""
+    info = camera_info_message()
+    info.k[5] = (HEIGHT - 1) / 2
+    return info
 
 
 def stamps(heard: list[Image]) -> list[int]:
@@ -174,13 +179,162 @@ def test_metres_of_an_unknown_camera_are_not_published(rig: Rig) -> None:
     heard = rig.hear("depth")
     rig.inference.receive_camera_info(camera_info_message(width=50))
     rig.inference.receive(image_message(1))
-    assert rig.settled(1).missing_camera_info == 1
+    health = rig.settled(1)
+    assert health.missing_camera_info == 1
+    assert health.withheld == {"depth": "no camera_info for 96x64 in frame 'front_optical'"}
     uncalibrated = camera_info_message()
     uncalibrated.k = [0.0] * 9
     rig.inference.receive_camera_info(uncalibrated)
     rig.inference.receive(image_message(2))
-    assert rig.settled(2).missing_camera_info == 2
+    health = rig.settled(2)
+    assert health.missing_camera_info == 2
+    reason = "no calibrated camera_info for 96x64 in frame 'front_optical'"
+    assert health.withheld == {"depth": reason}
+    assert health.drops == {}
     assert heard == []
+    rig.inference.receive_camera_info(camera_info_message())
+    assert rig.through(image_message(3)).withheld == {}
+    rig.listener.spin_until(lambda: stamps(heard) == [3])
+
+
+def test_a_reason_lasts_as_long_as_its_output_is_wanted_and_the_input_open(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.hear("semantic")
+    for name in ("depth", "camera_info"):
+        rig.hear(name)
+    assert set(rig.through(image_message(1)).withheld) == {"depth", "camera_info"}
+    rig.leave("camera_info")
+    assert set(rig.through(image_message(2)).withheld) == {"depth"}
+    rig.inference.close_input()
+    assert rig.statistics.snapshot().withheld == {}
+    rig.inference.open_input()
+    assert set(rig.through(image_message(3)).withheld) == {"depth"}
+    rig.leave("depth")
+    rig.leave("semantic")
+    health = rig.through(image_message(4))
+    assert (health.drops, health.withheld) == ({"no_listener": 1}, {})
+
+
+def test_a_camera_that_is_not_calibrated_costs_metres_and_nothing_else(by_ground: Rig) -> None:
+    rig = by_ground
+    names = ("semantic", "inverse_depth", "depth", "camera_info")
+    heard = {name: rig.hear(name) for name in names}
+    for index, spoiled in enumerate(
+        ([0.0] * 9, [80.0, 0, 47.5, 0, 0, 31.5, 0, 0, 1], [80.0, 0, np.nan, 0, 81, 31.5, 0, 0, 1])
+    ):
+        info = camera_info_message()
+        info.k = np.array(spoiled, dtype=np.float64)
+        rig.inference.receive_camera_info(info)
+        health = rig.through(image_message(index))
+        assert health.drops == {}
+        assert set(health.withheld) == {"depth"}
+        assert health.withheld["depth"]
+    rig.listener.spin_until(lambda: stamps(heard["inverse_depth"]) == [0, 1, 2])
+    assert stamps(heard["semantic"]) == [0, 1, 2]
+    assert heard["depth"] == []
+
+
+def test_metres_by_the_road_are_explained_frame_by_frame(by_ground: Rig) -> None:
+    rig = by_ground
+    rig.hear("depth")
+    rig.inference.receive_camera_info(level_camera_info())
+    health = rig.through(image_message(1))
+    assert health.withheld == {}
+    assert health.ground_residual == pytest.approx(0.0, abs=0.02)
+    other = image_message(2)
+    other.header.frame_id = "rear_optical"  # no camera_info speaks of it
+    health = rig.through(other)
+    assert health.ground_residual is None
+    assert health.withheld == {"depth": "no camera_info for 96x64 in frame 'rear_optical'"}
+
+
+@pytest.mark.parametrize("change", ["reopened", "settings", "frame_id"])
+def test_what_the_road_has_shown_is_forgotten_where_it_no_longer_holds(
+    by_ground: Rig, change: str
+) -> None:
+    rig = by_ground
+    rig.hear("depth")
+    info = level_camera_info()
+    rig.inference.receive_camera_info(info)
+    assert rig.through(image_message(1)).withheld == {}
+    rig.engine.sky = False  # a tunnel: the pitch is what frames with sky have shown
+    assert rig.through(image_message(2)).withheld == {}
+    message = image_message(3)
+    if change == "reopened":
+        rig.inference.close_input()
+        rig.inference.open_input()
+    elif change == "settings":
+        rig.values = dataclasses.replace(rig.values, short_side_px=2 * HEIGHT)
+    else:
+        info.header.frame_id = message.header.frame_id = "rear_optical"
+        rig.inference.receive_camera_info(info)
+    assert "pitch is not known yet" in rig.through(message).withheld["depth"]
+
+
+def test_a_height_that_a_metric_variant_has_no_use_for_is_said(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Rig(camera_height_m=1.5).close()
+    said = capfd.readouterr().err
+    assert "camera_height_m 1.5 is ignored: variant 'nano' gives metres without it" in said
+
+
+def test_what_follows_a_publication_does_not_make_it_a_drop(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.engine.permits.release(10)
+    heard, overlay = rig.hear("semantic"), rig.hear("overlay")
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no colour")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.inference.outputs, "for_people", fail)
+        rig.inference.receive(image_message(1))
+        rig.listener.spin_until(lambda: stamps(heard) == [1])
+        health = rig.settled(1)
+    assert (health.frames_out, health.drops) == (1, {})
+    assert health.undrawn_text == "RuntimeError: no colour"
+    message = image_message(2)
+    message.header.stamp.sec = -5
+    health = rig.through(message)
+    assert (health.frames_out, health.drops) == (2, {})
+    assert health.age_ms is not None
+    assert health.age_ms > 1.7e12  # ROS time since 1970
+    rig.listener.spin_until(lambda: len(overlay) == 1)
+
+
+def test_a_frame_in_work_is_seen_and_given_up_with_its_worker(rig: Rig) -> None:
+    rig.hear("semantic")
+    rig.inference.receive(image_message(1))
+    assert rig.engine.begun.acquire(timeout=WAIT_S)
+    assert rig.statistics.snapshot().work_s is not None
+    assert rig.inference.close(0.05) is False
+    assert rig.statistics.snapshot().work_s is None
+
+
+def test_a_size_that_no_memory_holds_is_a_drop_with_its_reason(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.hear("semantic")
+    rig.values = dataclasses.replace(rig.values, short_side_px=4096)
+    health = rig.through(image_message(1))
+    assert health.drops == {"inference_error": 1}
+    assert "would be inferred at 6144x4096; wanted at most" in health.fault_text
+    rig.values = dataclasses.replace(rig.values, short_side_px=HEIGHT)
+    assert rig.through(image_message(2)).frames_out == 1
+
+
+def test_a_wrong_override_leaves_no_publisher_behind() -> None:
+    context = Context()
+    rclpy.init(context=context, domain_id=own_domain())
+    wrong = Parameter("qos_overrides./depthforge/camera_info.publisher.reliability", value="some")
+    node = LifecycleNode("depthforge", context=context, parameter_overrides=[wrong])
+    before = [publisher.topic_name for publisher in node.publishers]
+    with pytest.raises(RuntimeError, match="`some`"):
+        Inference(node, Pipeline(HeldEngine()), Statistics(), Parameters)
+    assert [publisher.topic_name for publisher in node.publishers] == before
+    node.destroy_node()
+    context.try_shutdown()
 
 
 def test_threads_are_those_asked_for_and_come_back_to_the_default() -> None:

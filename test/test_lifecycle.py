@@ -4,14 +4,23 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rclpy
 from dds import own_domain
 from diagnostic_msgs.msg import DiagnosticStatus
+from engines import HeldEngine
 from lifecycle_msgs.msg import Transition
-from nodes import Bench, image_message, running_node
+from nodes import HEIGHT, Bench, image_message, running_node
+from rclpy.executors import SingleThreadedExecutor
+
+from depthforge_ros.pipeline import Pipeline
+from depthforge_ros.ros import node as node_module
+from depthforge_ros.ros.node import DepthForgeNode
 
 
 @pytest.fixture
@@ -23,6 +32,133 @@ def domain() -> int:
 def bench(domain: int) -> Iterator[Bench]:
     with Bench(domain) as made:
         yield made
+
+
+class HeldNode:
+    """The node in this process, with engines that are held: one for each configure."""
+
+    def __init__(self, domain: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+        self.engines: list[HeldEngine] = []
+        monkeypatch.setattr(node_module, "load_pipeline", lambda values: self._pipeline())
+        arguments = [f"short_side_px:={HEIGHT}", "autostart:=false", *overrides]
+        given = [word for argument in arguments for word in ("-p", argument)]
+        rclpy.init(args=["--ros-args", *given], domain_id=domain)
+        self.node = DepthForgeNode()
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+
+    def _pipeline(self) -> Pipeline:
+        self.engines.append(HeldEngine())
+        return Pipeline(self.engines[-1])
+
+    def _spin(self) -> None:
+        while not self._ending.is_set():
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.permits.release(100)
+        self._ending.set()
+        self._thread.join()
+        self._executor.shutdown()
+        self.node.close()
+        rclpy.try_shutdown()
+
+
+@pytest.fixture
+def held(domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldNode]:
+    made = HeldNode(domain, monkeypatch)
+    yield made
+    made.close()
+
+
+def start(bench: Bench) -> None:
+    assert bench.change(Transition.TRANSITION_CONFIGURE)
+    assert bench.change(Transition.TRANSITION_ACTIVATE)
+
+
+def hang(bench: Bench, engine: HeldEngine, index: int) -> None:
+    """Send an image until the engine has begun with it."""
+    bench.spin_until(lambda: bench.image.get_subscription_count() == 1)
+
+    def begun() -> bool:
+        bench.send(image_message(index))
+        bench.drain()
+        return engine.begun.acquire(blocking=False)
+
+    bench.spin_until(begun)
+
+
+def test_an_engine_that_hangs_is_told_given_up_and_followed_by_a_new_one(
+    held: HeldNode, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "JOIN_TIMEOUT_S", 1.0)
+    heard = bench.hear("semantic")
+    assert bench.set(max_inference_s=0.1).successful
+    start(bench)
+    hang(bench, held.engines[0], 1)
+    bench.wait_for("state", "active")
+    bench.spin_until(lambda: bench.status().message.startswith("inference stalled: a frame has"))
+    assert bench.status().level == DiagnosticStatus.ERROR
+    assert bench.change(Transition.TRANSITION_DEACTIVATE)
+    bench.wait_for("state", "inactive")
+    assert bench.status().message.startswith("inference stalled: a frame has")
+
+    assert not bench.change(Transition.TRANSITION_CLEANUP)
+    assert bench.state() == "unconfigured"
+    bench.wait_for("state", "unconfigured")
+    assert bench.status().level == DiagnosticStatus.ERROR
+    assert bench.status().message == "inference did not end within 1 s"
+
+    start(bench)
+    held.engines[1].permits.release(100)
+    assert bench.exchange(image_message(2), heard).header.stamp.sec == 1_700_000_002
+    bench.wait_for("state", "active")
+    assert "did not end" not in bench.status().message
+    held.engines[0].permits.release(100)  # the driver comes back, too late
+    bench.exchange(image_message(3), heard)
+    assert {message.header.stamp.sec for message in heard} == {1_700_000_002, 1_700_000_003}
+
+
+def test_a_failed_activation_releases_everything_and_says_why(
+    domain: int, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    override = "qos_overrides./camera_info.subscription.reliability:=some"
+    held = HeldNode(domain, monkeypatch, override)
+    try:
+        publishers = {publisher.topic_name for publisher in held.node.publishers}
+        for _ in range(2):  # configure works again
+            assert bench.change(Transition.TRANSITION_CONFIGURE)
+            assert not bench.change(Transition.TRANSITION_ACTIVATE)
+            assert bench.state() == "unconfigured"
+        assert {publisher.topic_name for publisher in held.node.publishers} == publishers
+        topics = {subscription.topic_name for subscription in held.node.subscriptions}
+        assert not topics & {"/image", "/camera_info"}
+        bench.wait_for("state", "unconfigured")
+        bench.spin_until(lambda: bench.status().level == DiagnosticStatus.ERROR)
+        assert bench.status().message.startswith("activate failed: RuntimeError: ")
+        assert "`some`" in bench.status().message
+        assert bench.values()["state"] == "unconfigured"
+    finally:
+        held.close()
+
+
+def test_a_frame_keeps_the_parameters_that_it_began_with(held: HeldNode, bench: Bench) -> None:
+    heard = bench.hear("semantic")
+    start(bench)
+    (engine,) = held.engines
+    hang(bench, engine, 1)
+    bench.drain()
+    assert bench.set(confidence_threshold=1.0).successful
+    engine.permits.release(100)
+    bench.spin_until(lambda: len(heard) >= 1)
+    answer = bench.exchange(image_message(2), heard)
+    assert heard[0].header.stamp.sec == 1_700_000_001
+    assert set(np.unique(heard[0].data)) == {0, 10}
+    assert set(np.unique(answer.data)) == {255}
 
 
 def test_three_rounds_leave_no_thread_behind(domain: int, bench: Bench, tmp_path: Path) -> None:

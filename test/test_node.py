@@ -297,10 +297,16 @@ def test_a_relative_variant_gives_metres_by_the_road(
 def test_quality_of_service_can_be_overridden(domain: int, bench: Bench, tmp_path: Path) -> None:
     # A best-effort listener hears a best-effort publisher; a reliable one would not.
     heard = bench.subscribe(Image, "/depthforge/semantic", BEST_EFFORT)
-    override = {"qos_overrides./depthforge/semantic.publisher.reliability": "best_effort"}
+    override = {
+        "qos_overrides./depthforge/semantic.publisher.reliability": "best_effort",
+        "qos_overrides./image.subscription.reliability": "reliable",
+    }
+    bench.image = bench.node.create_publisher(Image, "/image", 1)  # a reliable camera
     with running_node(domain, tmp_path, checkpoint="instant", **override):
         bench.exchange(image_message(0), heard)
         (publisher,) = bench.node.get_publishers_info_by_topic("/depthforge/semantic")
-        (subscription,) = bench.node.get_subscriptions_info_by_topic("/image")
+        (image,) = bench.node.get_subscriptions_info_by_topic("/image")
+        (info,) = bench.node.get_subscriptions_info_by_topic("/camera_info")
     assert publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
-    assert subscription.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    assert image.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT  # not overridden
