@@ -14,6 +14,7 @@ from launch.actions import (
     IncludeLaunchDescription,
     OpaqueFunction,
     Shutdown,
+    TimerAction,
 )
 from launch.launch_description_entity import LaunchDescriptionEntity
 from launch.launch_description_sources import PythonLaunchDescriptionSource
@@ -37,23 +38,30 @@ ARGUMENTS = (
 START_TIMEOUT_S = 300
 """How long the player waits for the node to have loaded its network."""
 
+END_S = 2.0
+"""How long the node has for the last image."""
+
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     simulated = float(given["clock"]) > 0
     command = [ExecutableInPackage(package="depthforge_ros", executable="depthforge")]
     command += ["play", given["bag"], "--speed", given["rate"]]
-    command += ["--wait-for-subscribers", "1", "--timeout", str(START_TIMEOUT_S)]
+    # /clock and RViz have subscriptions long before the node has its network.
+    namespace = context.launch_configurations.get("namespace", "").strip("/")
+    node = f"/{namespace}/depthforge" if namespace else "/depthforge"
+    command += ["--wait-for-node", node, "--timeout", str(START_TIMEOUT_S)]
     command += ["--clock", given["clock"]] if simulated else ["--stamps", "now"]
     command += ["--loop"] if given["loop"].lower() in ("true", "1") else []
     segment = PythonLaunchDescriptionSource(
         str(Path(__file__).resolve().parent / "segment.launch.py")
     )
+    ended = TimerAction(period=END_S, actions=[Shutdown()])
     sim_time = [("use_sim_time", "true")] if simulated else []
     return [
         # First, so that the player sends its images by the profile that segment.launch.py sets.
         IncludeLaunchDescription(segment, launch_arguments=sim_time),
-        ExecuteProcess(cmd=command, name="player", output="screen", on_exit=Shutdown()),
+        ExecuteProcess(cmd=command, name="player", output="screen", on_exit=ended),
     ]
 
 

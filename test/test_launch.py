@@ -16,7 +16,8 @@ import pytest
 import yaml
 from bagfiles import START_NS, header, image, recorded, write_bag
 from dds import environment, own_domain
-from nodes import Bench, camera_info_message, image_message, running_node
+from nodes import SENSOR, Bench, camera_info_message, image_message, running_node
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
 from depthforge_ros.ros.parameters import Parameters
@@ -59,14 +60,30 @@ def test_parameter_arguments_are_parameters_of_their_type() -> None:
         assert defaults[name].value == ""  # left empty, the parameter file decides
 
 
+def launched_words() -> list[dict[str, str]]:
+    """Keyword arguments of every call in a launch file that names a package."""
+    calls = [
+        {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+        for path in (SEGMENT, REPLAY)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    return [words for words in calls if words.get("package")]
+
+
 def test_launched_executables_are_installed() -> None:
     scripts = (ROOT / "setup.py").read_text("utf-8")
-    for path in (SEGMENT, REPLAY):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call):
-                words = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
-                if words.get("package") == "depthforge_ros":
-                    assert f'"{words["executable"]} = depthforge_ros.' in scripts
+    for words in launched_words():
+        if words["package"] == "depthforge_ros":
+            assert f'"{words["executable"]} = depthforge_ros.' in scripts
+
+
+def test_launched_packages_are_dependencies() -> None:
+    manifest = ET.parse(ROOT / "package.xml").getroot()
+    asked = {element.text for element in manifest.iter("exec_depend")}
+    packages = {words["package"] for words in launched_words()}
+    assert "rviz2" in packages
+    assert packages - {"depthforge_ros"} <= asked
 
 
 def test_rviz_shows_topics_that_there_are() -> None:
@@ -177,17 +194,21 @@ def test_launched_with_a_parameter_file_and_arguments(launched, tmp_path: Path) 
     assert "process has finished cleanly" in (tmp_path / "launch.log").read_text()
 
 
-def test_a_bag_is_replayed_in_its_own_time(launched, tmp_path: Path) -> None:
-    second = 1_000_000_000
+def drive(path: Path, count: int, step_ns: int) -> Path:
+    """A bag of that many images, with CameraInfo."""
     rows = []
-    for index in range(30):
-        time_ns = START_NS + index * second // 10
+    for index in range(count):
+        time_ns = START_NS + index * step_ns
         info = camera_info_message(width=48, height=32)
         info.header = header(time_ns)
         rows.append(recorded("/cam/info", time_ns, info))
         rows.append(recorded("/cam/image", time_ns, image(index, time_ns)))
-    bag = tmp_path / "drive"
-    write_bag(bag, rows)
+    return write_bag(path, rows)
+
+
+def test_a_bag_is_replayed_in_its_own_time(launched, tmp_path: Path) -> None:
+    second = 1_000_000_000
+    bag = drive(tmp_path / "drive", 30, second // 10)
     domain = own_domain()
     arguments = [f"bag:={bag}", "image:=/cam/image", "camera_info:=/cam/info", "loop:=true"]
     process = launched(domain, REPLAY, *arguments, "checkpoint:=instant")
@@ -202,3 +223,22 @@ def test_a_bag_is_replayed_in_its_own_time(launched, tmp_path: Path) -> None:
         assert abs(float(bench.values()["frame age ms"])) < 60_000
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("namespace", ["", "front"])
+def test_a_replayed_bag_arrives_whole(launched, tmp_path: Path, namespace: str) -> None:
+    count = 10
+    bag = drive(tmp_path / "drive", count, 250_000_000)
+    domain = own_domain()
+    # Has a clock and sees images long before the node does, as RViz.
+    with Bench(domain, f"/{namespace}/depthforge" if namespace else "/depthforge") as bench:
+        bench.subscribe(Clock, "/clock", 10)
+        bench.subscribe(Image, "/cam/image", SENSOR)
+        arguments = [f"bag:={bag}", "image:=/cam/image", "camera_info:=/cam/info"]
+        arguments += ["checkpoint:=instant"]
+        arguments += [f"namespace:={namespace}"] if namespace else []
+        process = launched(domain, REPLAY, *arguments)
+        bench.spin_until(lambda: process.poll() is not None, 120)
+        bench.drain()
+    assert process.returncode == 0, (tmp_path / "launch.log").read_text()
+    assert bench.values()["frames in"] == str(count)

@@ -304,6 +304,42 @@ def test_types_that_are_not_installed_are_skipped_by_name(tmp_path: Path) -> Non
     assert "skipped 1" in out
 
 
+def test_a_bag_waits_for_a_node_whoever_else_subscribes(tmp_path: Path) -> None:
+    bag, domain = bag_of(tmp_path, "mcap"), own_domain()
+    options = ("--clock", "50", "--wait-for-node", "/seer")
+    with Listener(domain) as viewer, playing(domain, bag, *options) as process:
+        seen = viewer.subscribe(Image, "/front/image_raw", BEST_EFFORT)
+        ticks = viewer.subscribe(Clock, "/clock", MANY)
+        names = ("/front/image_raw", "/clock")
+        viewer.spin_until(lambda: all(map(viewer.node.get_publishers_info_by_topic, names)))
+        with Listener(domain, "seer") as seer:
+            seer.subscribe(Clock, "/clock", MANY)
+            for _ in range(4):
+                viewer.drain()
+            assert (seen, ticks) == ([], [])
+            images = seer.subscribe(Image, "/front/image_raw", BEST_EFFORT)
+            seer.spin_until(lambda: process.poll() is not None, 90)
+            seer.drain()
+    stamps = [stamp_ns(message.header) for message in images]
+    assert stamps == [log_ns(index) - 3_000_000 for index in range(5)]
+
+
+def test_a_node_that_does_not_come(folder: Path, tmp_path: Path) -> None:
+    def told(path: Path, *options: str) -> str:
+        env = environment(own_domain())
+        words = command(path, "--wait-for-node", "/front/depthforge", *options)
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        return done.stderr
+
+    assert (
+        "node /front/depthforge has not subscribed to /camera/image_raw within 0.2 s; "
+        "subscribed: nobody" in told(folder, "--timeout", "0.2")
+    )
+    bag = bag_of(tmp_path, "mcap")
+    assert "there are none to publish" in told(bag, "--topics", "/latched")
+
+
 def test_subscribers_that_do_not_come(folder: Path) -> None:
     done = subprocess.run(
         command(folder, "--wait-for-subscribers", "2", "--timeout", "0.2"),
@@ -327,6 +363,7 @@ def test_subscribers_that_do_not_come(folder: Path) -> None:
         (["--clock", "-1"], "--clock is -1.0"),
         (["--fov", "180"], "fov is 180.0 degrees; wanted 1..179"),
         (["--wait-for-subscribers", "-1"], "--wait-for-subscribers is -1; wanted 0 or more"),
+        (["--wait-for-node", "depthforge"], "--wait-for-node is 'depthforge'; wanted a name from"),
     ],
 )
 def test_wrong_options_for_a_folder(

@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,11 +21,17 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
 
 SECOND_NS = 1_000_000_000
 # A reader learns of a writer after the writer learns of it, and until then drops best-effort data.
 _MATCHING_S = 0.5
+# A writer's announcement that got lost is repeated with the next heartbeat, in Fast DDS after 3 s.
+# Worth waiting for where every image counts.
+_SURELY_MATCHING_S = 3.5
 _ACKNOWLEDGE_S = 5.0
+_LINGER_S = 0.5  # nobody acknowledges best-effort data, and none arrives after its writer is gone
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,19 @@ def play(
     loop: bool = False,
     clock_hz: float = 0.0,
     wait_for_subscribers: int = 0,
+    wait_for_node: str = "",
     timeout_s: float = 30.0,
 ) -> Report:
     """Publish the source until its end, or for ever with `loop`, or until `stop` is set.
 
     clock_hz: /clock carries the source's time that often; 0: no /clock. wait_for_subscribers:
     subscriptions on all topics together, /clock too, that must be there before the first message.
-    After the last message, waits for reliable subscriptions to have everything.
+    wait_for_node: full name of a node that must have subscribed to an image topic before.
+    After the last message, waits for reliable subscriptions to have everything, and a moment for
+    the others.
 
-    Raises TimeoutError where the subscriptions do not come within timeout_s.
+    Raises TimeoutError where the subscriptions do not come within timeout_s, ValueError where a
+    node is waited for and nothing of the source is an image.
     """
     publishers = {
         topic: node.create_publisher(offer.kind, topic, offer.qos)
@@ -100,7 +110,12 @@ def play(
     clock = node.create_publisher(Clock, "/clock", 10) if clock_hz else None
     report = Report()
     everything = {**publishers, **({"/clock": clock} if clock else {})}
-    _await_subscribers(everything, wait_for_subscribers, timeout_s, stop)
+    if wait_for_subscribers:
+        _await_subscribers(everything, wait_for_subscribers, timeout_s, stop)
+    if wait_for_node:
+        kinds = {topic: offer.kind for topic, offer in source.offers.items()}
+        images = [topic for topic, kind in kinds.items() if kind in (Image, CompressedImage)]
+        _await_node(node, images, wait_for_node, timeout_s, stop)
     while not stop.is_set():
         _one_pass(source, publishers, clock, clock_hz, stop, report)
         if not loop:
@@ -110,6 +125,7 @@ def play(
     for publisher in publishers.values():
         left_s = max(until - time.monotonic(), 0.0)
         publisher.wait_for_all_acked(Duration(nanoseconds=int(left_s * SECOND_NS)))
+    stop.wait(_LINGER_S)
     return report
 
 
@@ -152,21 +168,49 @@ def _one_pass(
 def _await_subscribers(
     publishers: Mapping[str, Publisher], wanted: int, timeout_s: float, stop: threading.Event
 ) -> None:
-    if not wanted:
-        return
+    def matched() -> dict[str, int]:
+        return {topic: p.get_subscription_count() for topic, p in publishers.items()}
+
+    if not _came_true(lambda: sum(matched().values()) >= wanted, timeout_s, _MATCHING_S, stop):
+        counts = ", ".join(f"{topic} {count}" for topic, count in matched().items())
+        raise TimeoutError(
+            f"{sum(matched().values())} of {wanted} subscriptions within {timeout_s:g} s: {counts}"
+        )
+
+
+def _await_node(
+    node: Node, topics: Sequence[str], name: str, timeout_s: float, stop: threading.Event
+) -> None:
+    if not topics:
+        raise ValueError(f"node {name} is waited for to see images, and there are none to publish")
+
+    def listeners() -> set[str]:
+        infos = [info for topic in topics for info in node.get_subscriptions_info_by_topic(topic)]
+        return {f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos}
+
+    if not _came_true(lambda: name in listeners(), timeout_s, _SURELY_MATCHING_S, stop):
+        raise TimeoutError(
+            f"node {name} has not subscribed to {' or '.join(topics)} within {timeout_s:g} s; "
+            f"subscribed: {', '.join(sorted(listeners())) or 'nobody'}"
+        )
+
+
+def _came_true(
+    condition: Callable[[], bool], timeout_s: float, matching_s: float, stop: threading.Event
+) -> bool:
+    """Wait until then and for matching_s more; False where the time is over first.
+
+    A stop ends the waiting too.
+    """
     until = time.monotonic() + timeout_s
     while not stop.is_set():
-        matched = {t: p.get_subscription_count() for t, p in publishers.items()}
-        if sum(matched.values()) >= wanted:
-            stop.wait(_MATCHING_S)
-            return
+        if condition():
+            stop.wait(matching_s)
+            return True
         if time.monotonic() > until:
-            counts = ", ".join(f"{topic} {count}" for topic, count in matched.items())
-            raise TimeoutError(
-                f"{sum(matched.values())} of {wanted} subscriptions within {timeout_s:g} s: "
-                f"{counts}"
-            )
-        stop.wait(0.02)
+            return False
+        stop.wait(_POLL_S)
+    return True
 
 
 def time_message(time_ns: int) -> Time:

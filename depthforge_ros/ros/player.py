@@ -51,6 +51,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="start once all topics together have N subscriptions",
     )
     parser.add_argument(
+        "--wait-for-node",
+        default="",
+        metavar="NAME",
+        help="start once the node of this full name, say /depthforge, subscribes to an image topic",
+    )
+    parser.add_argument(
         "--timeout", type=float, default=30.0, metavar="S", help="wait no longer than that"
     )
     # None is "not given", so that an option of the other kind is refused and not ignored.
@@ -85,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name} is {value}; wanted a number above 0")
     if args.wait_for_subscribers < 0:
         raise ValueError(f"--wait-for-subscribers is {args.wait_for_subscribers}; wanted 0 or more")
+    if args.wait_for_node and not args.wait_for_node.startswith("/"):
+        raise ValueError(f"--wait-for-node is {args.wait_for_node!r}; wanted a name from / on")
     with _until_interrupted() as stop, _opened(args) as source:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
@@ -97,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
                 loop=args.loop,
                 clock_hz=args.clock or 0.0,
                 wait_for_subscribers=args.wait_for_subscribers,
+                wait_for_node=args.wait_for_node,
                 timeout_s=args.timeout,
             )
             elapsed_s = time.monotonic() - begun_s
