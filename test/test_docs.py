@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_imports import ORDER
 
 from depthforge_ros.cli import VERBS
 from depthforge_ros.frame import DepthKind
@@ -94,6 +95,40 @@ def test_the_variants_and_their_terms_are_those_that_ship():
         assert row[3] == ("metres" if metric else "relative")
 
 
+def test_the_commands_are_all_there_are():
+    rows = table_rows(README.read_text("utf-8"), "command")
+    words = [row[0].strip("`").split() for row in rows]
+    assert {first for first, *_ in words} == {"depthforge"}
+    assert [verb for _, verb, *_ in words] == list(VERBS)
+
+
+def test_the_order_of_imports_is_the_one_that_is_kept():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    written = re.search(r"lines above its own:\n\n```\n(.*?)```", text, re.S)[1]
+    assert [tuple(line.split(", ")) for line in written.splitlines()] == list(ORDER[1:])
+
+
+def test_the_parts_of_the_package_are_explained():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    parts = {path for path in (ROOT / "depthforge_ros").iterdir() if path.name[0] not in "._"}
+    names = {path.name + "/" * path.is_dir() for path in parts}
+    assert names <= set(re.findall(r"`([a-z/._]+)`", text))
+
+
+def test_the_readme_leads_to_every_document():
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text("utf-8"))
+    assert {path.relative_to(ROOT).as_posix() for path in DOCUMENTS} - {"README.md"} <= set(links)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_document_is_written(document):
+    text = document.read_text("utf-8")
+    assert text.startswith("# ")
+    assert len(text.splitlines()) > 2
+    # Comments are for what this file writes: anything else is a place that was left empty.
+    assert set(re.findall(r"<!--.*?-->", text, re.S)) <= {BEGIN.strip(), END.strip()}
+
+
 def code_lines():
     for document in DOCUMENTS:
         text = document.read_text("utf-8")
@@ -125,7 +160,7 @@ def test_every_documented_command_exists(line):
         VERBS[words[1]].load().configure(parser)
         actions = list(parser._actions)
         for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
+            if isinstance(action, argparse._SubParsersAction) and len(words) > 2:
                 actions += action.choices[words[2]]._actions
         known = {option for action in actions for option in action.option_strings}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known

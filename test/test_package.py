@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -167,17 +168,38 @@ def test_pip_is_asked_for_what_is_imported_and_for_nothing_else(tmp_path: Path) 
     called |= {"sklearn": "scikit-learn", "yaml": "pyyaml"}
     names = imported_by(SOURCE / NAME, SOURCE / "test")
     in_ros = {name for name in names if name.endswith(("_msgs", "_interfaces")) or name == "rclpy"}
-    optional = {"launch", "launch_ros", "tensorrt", "torch_tensorrt", "vision_msgs"}
+    optional = {"launch", "launch_ros", "tensorrt", "torch_tensorrt"}
     wanted = {called.get(name, name) for name in names - in_ros - optional}
     assert wanted == asked - ros - tools
     # Other messages come with these: wheels of ROS name what they need themselves.
     assert ros <= {f"ros-{name.replace('_', '-')}" for name in in_ros}
 
 
-def test_package_xml_names_every_ros_package_that_is_imported() -> None:
-    asked = {element.text for element in MANIFEST.iter("exec_depend")}
-    imported = imported_by(SOURCE / NAME / "ros", SOURCE / "launch")
-    assert "rclpy" in imported
-    # rosbags has no rosdep key: bags are read and written through pip's on every machine.
-    from_elsewhere = {"cv2", "numpy", "rosbags", "torch", "tqdm", "yaml"}
-    assert imported - from_elsewhere <= asked
+def asked_of_rosdep(tag: str) -> set[str]:
+    """Dependencies of package.xml, by the names of their modules where they are Python's."""
+    called = {"opencv": "cv2", "pil": "PIL"}
+    names = {str(element.text) for element in MANIFEST.iter(tag)}
+    return {
+        called.get(name.removeprefix("python3-"), name.removeprefix("python3-")) for name in names
+    }
+
+
+def test_package_xml_asks_for_what_is_imported_and_for_nothing_else() -> None:
+    imported = imported_by(SOURCE / NAME, SOURCE / "launch")
+    training = {"PIL", "scipy"}  # what setup.py has in its extra train: no vehicle needs it
+    from_pip = {"rosbags", "safetensors", "torch"}
+    started = {"rviz2"}  # test_launch.py holds it against the launch files
+    assert asked_of_rosdep("exec_depend") == imported - training - from_pip | started
+    tested = imported_by(SOURCE / "test") - imported | training
+    from_pip |= {"tensorboard"}
+    tools = {"colcon-common-extensions", "wheel"}
+    assert asked_of_rosdep("test_depend") == tested - from_pip | tools
+
+
+def test_the_readme_installs_with_pip_what_rosdep_does_not() -> None:
+    line = re.search(r"^pip install (.*)$", (SOURCE / "README.md").read_text("utf-8"), re.M)
+    assert line
+    words = [word for word in shlex.split(line[1]) if not word.startswith("--")]
+    assert {re.split(r"[<>=]", word)[0] for word in words} == {"rosbags", "safetensors", "torch"}
+    setup = (SOURCE / "setup.py").read_text("utf-8")
+    assert all(f'"{word}"' in setup for word in words)
