@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import json
+import math
 import struct
 import tracemalloc
 
@@ -433,6 +434,10 @@ def test_an_uncalibrated_camera_stays_so() -> None:
 def test_the_focal_length_is_that_of_the_image() -> None:
     assert focal_px(camera_info()) == 500
     assert focal_px(camera_info(binning_x=2)) == 250
+    for fx in (0.0, -500.0, math.inf, math.nan):
+        info = camera_info()
+        info.k[0] = fx
+        assert focal_px(info) is None
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import json
+import math
 import struct
 from typing import TYPE_CHECKING
 
@@ -195,7 +196,7 @@ def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
 def focal_px(info: CameraInfo) -> float | None:
     """fx of K in pixels of the image that comes with `info`; None where it is not calibrated."""
     fx = info.k[0] / max(info.binning_x, 1)
-    return float(fx) if fx > 0 else None
+    return float(fx) if 0 < fx < math.inf else None
 
 
 def labels_message(labels: LabelSet) -> String:
