@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from bagfiles import (
@@ -158,6 +159,40 @@ def test_results_at_the_size_of_inference_scale_the_camera(tmp_path: Path) -> No
     camera = deserialize_message(topics["/depthforge/camera_info"][0].raw, CameraInfo)
     assert (mask.width, mask.height) == (camera.width, camera.height) == (96, 64)
     assert list(camera.k) == [100, 0, 48.5, 0, 100, 32.5, 0, 0, 1]
+
+
+def test_the_road_gives_metres_beside_relative_depth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = drive(3)
+    elsewhere = image(1, START_NS + PERIOD_NS)
+    elsewhere.header.frame_id = "uncalibrated"
+    source[3] = source[3]._replace(raw=serialize_message(elsewhere))
+    write_bag(tmp_path / "in", source)
+    options = ("--variant", "dinov2_s", "--inference-size", "--camera-height")
+    assert cli.main(command(tmp_path / "in", tmp_path / "out", *options, "1.5")) == 0
+    assert "\n1 images have no metres: too little road" in capsys.readouterr().out
+    written = by_topic(read_bag(tmp_path / "out"))
+    assert len(written["/depthforge/inverse_depth"]) == 3
+    times = [m.time_ns for m in written["/depthforge/depth"]]
+    assert times == [source[0].time_ns, source[6].time_ns]
+    # d = (row - 31.5)/64 is a plane in the rays ((row - 32.5)/100); the camera is 1.5 m above it.
+    with np.errstate(divide="ignore"):
+        expected = 1.5 * np.hypot(100, 1) / np.maximum(np.arange(64) - 31.5, 0)
+    expected[expected > 80] = np.inf
+    for result in written["/depthforge/depth"]:
+        message = deserialize_message(result.raw, Image)
+        depth_m = np.frombuffer(message.data, np.float32).reshape(64, 96)
+        np.testing.assert_allclose(depth_m, np.tile(expected[:, None], 96), rtol=1e-3)
+    for height, error in (
+        ("0", "--camera-height is 0.0; wanted"),
+        ("60", "is 60.0; wanted 0.1..10"),
+    ):
+        assert cli.main(command(tmp_path / "in", tmp_path / "no", *options, height)) == 2
+        assert error in capsys.readouterr().err
+    metric = command(tmp_path / "in", tmp_path / "no", "--camera-height", "1.5")
+    assert cli.main(metric) == 2
+    assert "camera_height_m is 1.5; nano is metric without" in capsys.readouterr().err
 
 
 def test_the_camera_info_of_another_size_is_not_taken(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from depthforge_ros import cli
-from depthforge_ros.engine.build import build_engine, shipped
+from depthforge_ros.engine.build import build_engine, default_checkpoint
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.weights import WeightsError, load_weights, save_weights
 from depthforge_ros.resources import weights_folder
@@ -145,7 +145,7 @@ def test_what_is_fetched_is_converted_listed_and_runs(
 ) -> None:
     mine = with_sources(tmp_path / "mine.yaml", web)
     with pytest.raises(WeightsError, match=r"no weights of variant 'tiny' at .* or .*weights/tiny"):
-        shipped(variant)
+        default_checkpoint(variant)
     assert weights("fetch", mine, "--mirror", web.url) == 0
     text = capsys.readouterr().out
     encoders = folder / "tiny.encoders.safetensors"

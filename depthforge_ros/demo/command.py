@@ -14,7 +14,7 @@ from pathlib import Path
 from depthforge_ros.demo import drives, output, pictures, report
 from depthforge_ros.demo.own import own_pictures
 from depthforge_ros.engine import UNTRAINED
-from depthforge_ros.engine.build import shipped
+from depthforge_ros.engine.build import default_checkpoint
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.network.weights import WeightsError
 from depthforge_ros.ros import graph
@@ -109,7 +109,7 @@ def _check(args: argparse.Namespace) -> None:
 def _default_checkpoint(variant: Variant) -> str:
     """The weights that ship with the variant, else random ones: a demo always runs."""
     try:
-        shipped(variant)
+        default_checkpoint(variant)
     except WeightsError:
         return UNTRAINED
     return ""

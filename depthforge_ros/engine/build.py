@@ -42,7 +42,11 @@ def build_engine(
     if checkpoint == UNTRAINED:
         _log.warning("variant %s runs on random weights: its masks mean nothing", variant.name)
         return EagerEngine(untrained_network(variant), target, precision)
-    paths = [Path(part) for part in checkpoint.split(",")] if checkpoint else [shipped(variant)]
+    paths = (
+        [Path(part) for part in checkpoint.split(",")]
+        if checkpoint
+        else [default_checkpoint(variant)]
+    )
     with torch.device("meta"):
         network = DepthForge(variant)
     network = network.to_empty(device="cpu")
@@ -51,7 +55,7 @@ def build_engine(
     return EagerEngine(network, target, precision)
 
 
-def shipped(variant: Variant) -> Path:
+def default_checkpoint(variant: Variant) -> Path:
     """The variant's own checkpoint: the one that ships with it, else the one fetched or converted.
 
     Raises WeightsError where there is none, saying what there is instead.

@@ -46,6 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inference-size", action="store_true", help="masks at the size of inference"
     )
+    parser.add_argument(
+        "--camera-height",
+        type=float,
+        metavar="M",
+        help="of the cameras above the road: metres by the road, beside relative depth",
+    )
     parser.add_argument("--storage", choices=tuple(STORAGES), default="mcap", help="format of OUT")
     parser.add_argument(
         "--split-mib", type=int, default=512, help="size of a file of OUT; a kill undoes up to one"
@@ -54,12 +60,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Annotate; 0 where OUT is written, 1 where writing failed, 130 where it was interrupted."""
-    from depthforge_ros.engine.build import build_engine, shipped
+    from depthforge_ros.engine.build import build_engine, default_checkpoint
     from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
     from depthforge_ros.variant import load_variant
 
     if args.split_mib < 1:
         raise ValueError(f"--split-mib is {args.split_mib}; wanted at least 1")
+    height_m = args.camera_height
+    if height_m is not None and not height_m > 0:
+        raise ValueError(f"--camera-height is {height_m}; wanted metres above 0")
     settings = PipelineSettings(
         mode=Mode(args.mode),
         short_side_px=args.short_side,
@@ -70,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     engine = build_engine(variant, args.checkpoint, device=args.device)
     files = [Path(part) for part in args.checkpoint.split(",")]
     if not args.checkpoint:
-        files = [shipped(variant)]
+        files = [default_checkpoint(variant)]
     job = {
         "checkpoint": args.checkpoint,
         "weights": [sha256_of(path) for path in files if path.is_file()],
@@ -85,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
             topics=args.topic or (),
             job=job,
             namespace=args.namespace.rstrip("/"),
+            camera_height_m=height_m or 0.0,
             storage=args.storage,
             segment_bytes=args.split_mib * MIB,
         )
@@ -103,6 +113,11 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{summary.without_depth} images have no depth: metres need a calibrated camera_info "
             "beside the image topic, of the image's size and frame_id"
+        )
+    if summary.without_metres:
+        print(
+            f"{summary.without_metres} images have no metres: too little road, no plane, or no "
+            "calibrated camera_info of the image's size and frame_id"
         )
     if not summary.finished:
         print(f"stopped before the end; the same command goes on from {args.out}.partial")

@@ -2,7 +2,7 @@
 """A bag with masks and depth beside the images of another bag.
 
 Every message of the input is copied byte for byte with its log time. After each image come the
-messages that the node would have published for it, with the image's header and log time. Read
+masks and depth that the node publishes for planners, with the image's header and log time. Read
 `annotate_bag` first.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from sensor_msgs.msg import CameraInfo
 from tqdm import tqdm
 
 from depthforge_ros.frame import DepthKind, Prediction
+from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
 from depthforge_ros.ros.bags import (
     IMAGE_TYPES,
     BagError,
@@ -62,12 +62,14 @@ _IMAGE_WORDS = ("image", "compressed", "raw", "rect", "color", "mono")
 class Summary:
     """What a run did, the runs before it that it went on from included.
 
-    without_depth: frames of cameras without a fitting CameraInfo, for which a metric network cannot
-    tell metres. refused: images that could not become a frame, by cause. finished: OUT is there.
+    without_depth: frames of a metric network without a fitting CameraInfo. without_metres: frames
+    of a relative one with a camera height to which road or CameraInfo gave none. refused: images
+    that could not become a frame, by cause. finished: OUT is there.
     """
 
     frames: int
     without_depth: int
+    without_metres: int
     refused: Mapping[str, int]
     messages: int
     finished: bool
@@ -82,11 +84,12 @@ class Camera:
     info_topic: str | None
     prefix: str
 
-    def outputs(self, depth_kind: DepthKind) -> list[Topic]:
+    def outputs(self, depth_kind: DepthKind, by_ground: bool) -> list[Topic]:
         """The topics that this camera adds to the bag."""
-        depth = "depth" if depth_kind is DepthKind.METRIC else "inverse_depth"
-        topics = [own_topic(f"{self.prefix}/{n}", IMAGE_TYPE) for n in ("semantic", "confidence")]
-        topics.append(own_topic(f"{self.prefix}/{depth}", IMAGE_TYPE))
+        depth = ["depth"] if depth_kind is DepthKind.METRIC or by_ground else []
+        depth += ["inverse_depth"] if depth_kind is DepthKind.RELATIVE else []
+        images = ("semantic", "confidence", *depth)
+        topics = [own_topic(f"{self.prefix}/{name}", IMAGE_TYPE) for name in images]
         if self.info_topic is not None:
             topics.append(own_topic(f"{self.prefix}/camera_info", INFO_TYPE))
         return topics
@@ -100,6 +103,7 @@ def annotate_bag(
     topics: Sequence[str] = (),
     job: Mapping[str, Any] | None = None,
     namespace: str = "/depthforge",
+    camera_height_m: float = 0.0,
     storage: str = "mcap",
     segment_bytes: int = 512 * MIB,
 ) -> Summary:
@@ -107,18 +111,25 @@ def annotate_bag(
 
     topics: image topics; none: the only one there is. job: what else fixes the result (weights,
     backend); a run that was stopped or killed is only resumed where all of it is the same.
+    camera_height_m: of all cameras above the road, for metres of a relative network; 0: no such
+    metres. A resumed run learns the cameras' pitch anew.
     segment_bytes: size of one file of the new bag, and so the most that a kill undoes. SIGINT and
     SIGTERM finish the file and end the run unfinished.
 
-    Raises BagError, and OSError or sqlite3.Error where writing fails; then there is no target.
+    Raises BagError, ValueError where camera_height_m does not fit, and OSError or sqlite3.Error
+    where writing fails; then there is no target.
     """
+    variant, settings = pipeline.engine.variant, pipeline.settings
+    kind = variant.depth_head.kind
+    if camera_height_m and kind is DepthKind.METRIC:
+        raise ValueError(f"camera_height_m is {camera_height_m}; {variant.name} is metric without")
+    ground = GroundSettings(camera_height_m) if camera_height_m else None
     with open_bag(source) as reader:
         cameras = find_cameras(reader, topics, namespace)
-        variant, settings = pipeline.engine.variant, pipeline.settings
         labels_topic = f"{namespace}/labels"
         added = [own_topic(labels_topic, LABELS_TYPE, latched=True)]
         for camera in cameras:
-            added += camera.outputs(variant.depth_head.kind)
+            added += camera.outputs(kind, ground is not None)
         recorded = bag_topics(reader)
         taken = {topic.name for topic in recorded} & {topic.name for topic in added}
         if taken:
@@ -134,6 +145,7 @@ def annotate_bag(
             "short_side_px": settings.short_side_px,
             "confidence_threshold": settings.confidence_threshold,
             "full_size": settings.full_size,
+            "camera_height_m": camera_height_m,
             **(job or {}),
         }
         bag = SegmentedBag(
@@ -146,7 +158,7 @@ def annotate_bag(
         images = sum(t.count for t in recorded if t.name in {camera.topic for camera in cameras})
         with bag, _stop_requests() as stop, tqdm(total=images, unit="image") as bar:
             bar.update(bag.progress["images"])
-            writer = _Annotator(bag, pipeline, {camera.topic: camera for camera in cameras}, bar)
+            writer = _Annotator(bag, pipeline, cameras, ground, bar)
             writer.look_ahead(reader)
             for position, (connection, time_ns, raw) in enumerate(bag_messages(reader)):
                 if position < bag.progress["messages"]:
@@ -169,13 +181,20 @@ class _Annotator:
     """Copies messages and writes what the pipeline sees in images, with the latest CameraInfo."""
 
     def __init__(
-        self, bag: SegmentedBag, pipeline: Pipeline, cameras: Mapping[str, Camera], bar: tqdm
+        self,
+        bag: SegmentedBag,
+        pipeline: Pipeline,
+        cameras: Sequence[Camera],
+        ground: GroundSettings | None,
+        bar: tqdm,
     ) -> None:
         self._bag = bag
         self._pipeline = pipeline
-        self._cameras = cameras
+        self._cameras = {camera.topic: camera for camera in cameras}
         self._bar = bar
-        self._infos = {c.info_topic: CameraInfos() for c in cameras.values() if c.info_topic}
+        self._infos = {c.info_topic: CameraInfos() for c in cameras if c.info_topic}
+        labels = pipeline.engine.variant.labels
+        self._grounds = {c.topic: GroundScale(ground, labels) for c in cameras if ground}
 
     def look_ahead(self, reader: Reader) -> None:
         """Learn the first CameraInfo of each camera: images may be recorded before it."""
@@ -232,8 +251,17 @@ class _Annotator:
             results[name] = depth_message(header, seen.depth)
         if info is not None:
             height, width = seen.labels.shape
-            results["camera_info"] = scaled_camera_info(info, width, height)
-            results["camera_info"].header = header
+            scaled = scaled_camera_info(info, width, height)
+            scaled.header = header
+            results["camera_info"] = scaled
+        if camera.topic in self._grounds:
+            try:
+                if info is None:
+                    raise NoGroundError("no CameraInfo fits the image")
+                depth_m, _ = self._grounds[camera.topic].metres(seen, scaled.k.reshape(3, 3))
+                results["depth"] = depth_message(header, depth_m)
+            except NoGroundError:
+                self._bag.progress["without metres"] += 1
         for name, message in results.items():
             kind = INFO_TYPE if name == "camera_info" else IMAGE_TYPE
             self._bag.write(f"{camera.prefix}/{name}", kind, time_ns, serialize_message(message))
@@ -289,16 +317,15 @@ def fingerprint(source: Path) -> str:
 
 
 def _summary(bag: SegmentedBag, *, finished: bool) -> Summary:
-    refused = Counter(
-        {
-            name.removeprefix("refused "): count
-            for name, count in bag.progress.items()
-            if name.startswith("refused ")
-        }
-    )
+    refused = {
+        name.removeprefix("refused "): count
+        for name, count in bag.progress.items()
+        if name.startswith("refused ")
+    }
     return Summary(
         frames=bag.progress["frames"],
         without_depth=bag.progress["without depth"],
+        without_metres=bag.progress["without metres"],
         refused=refused,
         messages=bag.progress["messages"],
         finished=finished,
