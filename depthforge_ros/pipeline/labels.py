@@ -37,20 +37,15 @@ def label_pixels(
     rows = _neighbours(scores.shape[1], size[0], scores.device)
     columns = _neighbours(scores.shape[2], size[1], scores.device)
     labels, confidence = (_enlarged(image, rows, columns) for image in (labels, confidence))
-    y, x = _between_different(winner, rows, columns)  # [E] each, fine pixels
-    top, bottom = rows.lower[y] * scores.shape[2], rows.upper[y] * scores.shape[2]
-    left, right = columns.lower[x], columns.upper[x]
-
-    def between(maps: Tensor) -> Tensor:
-        """Maps [..., h·w] bilinearly at the fine pixels: [..., E]."""
-        above = torch.lerp(maps[..., top + left], maps[..., top + right], columns.weight[x])
-        below = torch.lerp(maps[..., bottom + left], maps[..., bottom + right], columns.weight[x])
-        return torch.lerp(above, below, rows.weight[y])
-
-    edge_best, edge_winner = between(scores.flatten(1)).max(0)  # [E]
-    labels[y, x], confidence[y, x] = _thresholded(
-        edge_winner, edge_best, between(total.flatten()), threshold
+    cells = _cells_between_different(winner)
+    y, x, inside = _fine_pixels(*cells, rows, columns)  # [n, oy, ox] each
+    between = _Between(*cells, rows.weight[y[:, :, 0]], columns.weight[x[:, 0]])
+    edge_best, edge_winner = between(scores).max(0)  # [n, oy, ox]
+    edge_labels, edge_confidence = _thresholded(
+        edge_winner, edge_best, between(total[None])[0], threshold
     )
+    y, x = y[inside], x[inside]
+    labels[y, x], confidence[y, x] = edge_labels[inside], edge_confidence[inside]
     return labels, confidence
 
 
@@ -88,12 +83,11 @@ class _Neighbours:
     """Where each of `fine` positions lies among `coarse` ones: [fine] each.
 
     Bilinear with half-pixel centres, clamped at the borders (torch's align_corners=False): between
-    `lower` and `upper`, with `weight` for the upper. first, count: [coarse], the fine positions
+    `lower` and the next, with `weight` for the next. first, count: [coarse], the fine positions
     whose lower neighbour a coarse one is; most: of count.
     """
 
     lower: Tensor
-    upper: Tensor
     weight: Tensor
     nearest: Tensor
     first: Tensor
@@ -111,7 +105,7 @@ def _neighbours(coarse: int, fine: int, device: torch.device) -> _Neighbours:
     nearest = torch.where(weight < 0.5, lower, upper)
     count = torch.bincount(lower, minlength=coarse)
     first = count.cumsum(0) - count
-    return _Neighbours(lower, upper, weight, nearest, first, count, int(count.max()))
+    return _Neighbours(lower, weight, nearest, first, count, int(count.max()))
 
 
 def _enlarged(image: Tensor, rows: _Neighbours, columns: _Neighbours) -> Tensor:
@@ -123,17 +117,46 @@ def _enlarged(image: Tensor, rows: _Neighbours, columns: _Neighbours) -> Tensor:
     return image.index_select(1, columns.nearest).index_select(0, rows.nearest)
 
 
-def _between_different(
-    winner: Tensor, rows: _Neighbours, columns: _Neighbours
-) -> tuple[Tensor, Tensor]:
-    """Fine pixels (y, x), [E] each, whose four coarse neighbours do not all have one winner."""
-    across = winner != winner.roll(-1, 1)  # [h, w]; the last column and row wrap, harmlessly
-    down = winner != winner.roll(-1, 0)
-    cell_y, cell_x = (across | down | across.roll(-1, 0)).nonzero(as_tuple=True)  # [cells]
-    offset_y = torch.arange(rows.most, device=winner.device)
-    offset_x = torch.arange(columns.most, device=winner.device)
-    y = (rows.first[cell_y, None] + offset_y)[:, :, None]  # [cells, oy, 1]
-    x = (columns.first[cell_x, None] + offset_x)[:, None, :]  # [cells, 1, ox]
+def _cells_between_different(winner: Tensor) -> tuple[Tensor, Tensor]:
+    """Upper left corners (y, x), [n] each, of cells of four coarse pixels [h, w] that disagree."""
+    differs = torch.zeros_like(winner, dtype=torch.bool)  # [h, w]
+    across = winner[:, 1:] != winner[:, :-1]  # [h, w - 1]
+    differs[:, :-1] |= across
+    differs[:-1, :-1] |= across[1:]
+    differs[:-1] |= winner[1:] != winner[:-1]
+    return differs.nonzero(as_tuple=True)
+
+
+def _fine_pixels(
+    cell_y: Tensor, cell_x: Tensor, rows: _Neighbours, columns: _Neighbours
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fine pixels y, x of every cell, and whether they really are in it: [n, oy, ox] each."""
+    offset_y = torch.arange(rows.most, device=cell_y.device)
+    offset_x = torch.arange(columns.most, device=cell_x.device)
+    y = (rows.first[cell_y, None] + offset_y).clamp_max(len(rows.lower) - 1)  # [n, oy]
+    x = (columns.first[cell_x, None] + offset_x).clamp_max(len(columns.lower) - 1)  # [n, ox]
     inside = (offset_y < rows.count[cell_y, None])[:, :, None]
-    inside = inside & (offset_x < columns.count[cell_x, None])[:, None, :]  # [cells, oy, ox]
-    return y.expand_as(inside)[inside], x.expand_as(inside)[inside]
+    inside = inside & (offset_x < columns.count[cell_x, None])[:, None, :]  # [n, oy, ox]
+    return y[:, :, None].expand_as(inside), x[:, None, :].expand_as(inside), inside
+
+
+@dataclass(frozen=True)
+class _Between:
+    """Bilinear interpolation inside cells: corners [n], weights [n, oy] and [n, ox]."""
+
+    cell_y: Tensor
+    cell_x: Tensor
+    weight_y: Tensor
+    weight_x: Tensor
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Maps [K, h, w] at the fine pixels of the cells: [K, n, oy, ox]."""
+        below = (self.cell_y + 1).clamp_max(maps.shape[1] - 1)
+        right = (self.cell_x + 1).clamp_max(maps.shape[2] - 1)
+
+        def along(y: Tensor) -> Tensor:
+            start, end = maps[:, y, self.cell_x], maps[:, y, right]  # [K, n] each
+            return torch.lerp(start[:, :, None], end[:, :, None], self.weight_x)  # [K, n, ox]
+
+        upper, lower = along(self.cell_y)[:, :, None], along(below)[:, :, None]
+        return torch.lerp(upper, lower, self.weight_y[:, :, None])  # [K, n, oy, ox]
