@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws the pictures of the documents: python docs/pictures.py"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from depthforge_ros.demo.pictures import depth_picture, legend
+from depthforge_ros.frame import DepthKind
+from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
+from depthforge_ros.variant import load_labels
+
+WIDTH_PX = 400
+STREETS = (("night", 8), ("snow", 3), ("rain", 5))
+
+
+def streets() -> np.ndarray:
+    """Rendered streets with their true classes and depth, side by side: [h, w, 3] uint8."""
+    labels = load_labels("cityscapes")
+    rows = []
+    for condition, index in STREETS:
+        frame = StreetDrive(HELD_OUT_SEEDS[index], condition, 640, 384, frames=20)[10]
+        depth = depth_picture(frame.depth_m, DepthKind.METRIC)
+        row = np.hstack([frame.rgb, labels.palette()[frame.labels], depth])
+        size = (3 * WIDTH_PX, WIDTH_PX * 384 // 640)
+        rows.append(cv2.resize(row, size, interpolation=cv2.INTER_AREA))
+    return np.vstack([*rows, legend(labels, 3 * WIDTH_PX)])
+
+
+if __name__ == "__main__":
+    target = Path(__file__).parent / "images" / "streets.jpg"
+    picture = cv2.cvtColor(streets(), cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(target), picture, [cv2.IMWRITE_JPEG_QUALITY, 88]):
+        raise OSError(f"{target} cannot be written")
