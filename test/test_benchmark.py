@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from depthforge_ros import cli
@@ -101,11 +98,29 @@ def test_the_slope_is_that_of_the_second_half() -> None:
     assert result(growing).slope_mib_per_hour() is None  # 20 s tell nothing of an hour
 
 
+WORKER = """
+import sys, time
+print("ready", flush=True)
+sys.stdin.readline()
+held = bytearray(b"x") * (64 << 20)
+begun_s = time.process_time()
+while time.process_time() - begun_s < 0.3:
+    pass
+print(time.process_time(), flush=True)
+sys.stdin.readline()
+"""
+
+
 def test_cpu_and_memory_are_those_of_the_process() -> None:
-    pid = os.getpid()
-    before_s, used_s, before_mib = cpu_seconds(pid), time.process_time(), resident_mib(pid)
-    held = np.ones(64 * 2**20, np.uint8)
-    while time.process_time() - used_s < 0.3:
-        pass
-    assert cpu_seconds(pid) - before_s == pytest.approx(time.process_time() - used_s, abs=0.1)
-    assert resident_mib(pid) - before_mib == pytest.approx(held.nbytes / 2**20, abs=8)
+    """A process that does nothing else, and waits while it is looked at."""
+    command = [sys.executable, "-c", WORKER]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as worker:
+        assert worker.stdout.readline() == "ready\n"
+        before_mib = resident_mib(worker.pid)
+        print(file=worker.stdin, flush=True)
+        used_s = float(worker.stdout.readline())
+        assert cpu_seconds(worker.pid) == pytest.approx(used_s, abs=0.1)
+        assert resident_mib(worker.pid) - before_mib == pytest.approx(64, abs=8)
+        print(file=worker.stdin, flush=True)
+    assert worker.returncode == 0
