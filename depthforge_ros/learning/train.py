@@ -70,14 +70,9 @@ def run(args: Namespace) -> int:
         for settings in config.train:
             if settings.render is not None:
                 wait_for_frames(settings, renderers)
-        training = Run(build_task(config), config, device)
-        if main_process:
-            remove_partials(config.output)
-        if training.resume():
-            tqdm.write(f"resumed at step {training.step}")
-        elif main_process and config.ablation is Ablation.TOKENS:
-            save_frozen(training.task.network, config.output / FROZEN)
-        training.train()
+        train(config, device, main_process=main_process)
+        if dist.is_initialized():
+            dist.barrier()  # the first process still writes and validates; nobody leaves before it
     except NotFiniteError as error:
         print(f"depthforge train: {error}", file=sys.stderr)
         return 1
@@ -88,6 +83,21 @@ def run(args: Namespace) -> int:
         if dist.is_initialized():
             dist.destroy_process_group()
     return 0
+
+
+def train(config: TrainConfig, device: torch.device, *, main_process: bool) -> None:
+    """Build the run, resume it where it can be, and train.
+
+    What it holds of the process group is gone on return, before the group itself is.
+    """
+    training = Run(build_task(config), config, device)
+    if main_process:
+        remove_partials(config.output)
+    if training.resume():
+        tqdm.write(f"resumed at step {training.step}")
+    elif main_process and config.ablation is Ablation.TOKENS:
+        save_frozen(training.task.network, config.output / FROZEN)
+    training.train()
 
 
 def join_processes(device: str | None) -> torch.device:
