@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where files are: those that ship beside the code, and those fetched or made later."""
+"""Where files are, those that ship and those fetched or made later, and which file one is."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -35,3 +36,12 @@ def weights_folder() -> Path:
     if not cache.is_absolute():  # the specification ignores relative ones
         cache = Path.home() / ".cache"
     return cache / "depthforge_ros" / "weights"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

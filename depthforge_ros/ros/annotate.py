@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sqlite3
 import sys
 from pathlib import Path
 
+from depthforge_ros.resources import sha256_of
 from depthforge_ros.ros.annotation import MIB, annotate_bag
 from depthforge_ros.ros.segments import STORAGES
 from depthforge_ros.variant import variant_names
@@ -123,12 +123,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"stopped before the end; the same command goes on from {args.out}.partial")
         return 130
     return 0
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(MIB):
-            digest.update(block)
-    return digest.hexdigest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import http.client
 import io
 import os
@@ -26,6 +25,7 @@ from typing import IO
 from tqdm import tqdm
 
 from depthforge_ros import __version__
+from depthforge_ros.resources import sha256_of
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
@@ -115,15 +115,6 @@ def download(
         part.replace(target)
     _validator_of(part).unlink(missing_ok=True)
     return digest
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _checked(path: Path, sha256: str | None, url: str) -> str:

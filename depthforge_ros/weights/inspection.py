@@ -13,9 +13,9 @@ import torch
 from depthforge_ros.network.weights.files import WeightsFile, open_weights
 from depthforge_ros.network.weights.names import Layout, layout_of
 from depthforge_ros.network.weights.sizes import other_sizes, shapes_by_our_names
+from depthforge_ros.resources import sha256_of
 from depthforge_ros.variant import Variant
 from depthforge_ros.weights.convert import our_names, shapes_of
-from depthforge_ros.weights.download import sha256_of
 
 SHOWN_NAMES = 10
 
