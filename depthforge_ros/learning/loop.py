@@ -6,12 +6,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -55,6 +56,16 @@ def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
     low, high = (peak / 25, peak) if step < rising else (peak / 1e4, peak)
     way = step / rising if step < rising else 1 - (step - rising) / (steps - rising)
     return low + (high - low) * (1 - math.cos(math.pi * way)) / 2
+
+
+def training_attention(device: torch.device) -> AbstractContextManager[None]:
+    """The attention kernel to train with. On a CPU, matrix products: the backward pass of the
+    fused kernel takes 2.4 times as long (257 tokens, 3 heads, bf16). Elsewhere PyTorch's choice.
+    """
+    if device.type != "cpu":
+        return nullcontext()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # of the CPU too, despite its name
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 class Run:
@@ -214,7 +225,10 @@ class Run:
     def _loss(self, batch: Batch) -> TaskLoss:
         """Raises NotFiniteError where the loss is, on this process or another."""
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+            with (
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast),
+                training_attention(self.device),
+            ):
                 loss = self.model(batch)
         except FloatingPointError as error:  # where the loss cannot even be computed from NaN
             raise self._not_finite(batch, str(error)) from error

@@ -95,6 +95,25 @@ class Block(nn.Module):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
+class StemBlock(nn.Module):
+    """Two pre-activated 3×3 convolutions and a residual (arXiv 1603.05027)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(STEM_GROUPS, channels),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.GroupNorm(STEM_GROUPS, channels),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c, h, w] -> [B, c, h, w]."""
+        return x + self.layers(x)
+
+
 class ConvStem(nn.Module):
     """Four strided convolutions in place of the linear patch embedding (arXiv 2106.14881).
 
@@ -105,20 +124,18 @@ class ConvStem(nn.Module):
     finer: whether the maps at 1/4 and 1/8 are offered too.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int, *, finer: bool) -> None:
+    def __init__(self, size: VitSize, *, finer: bool) -> None:
         super().__init__()
+        channels, width = size.stem, size.width
         inputs = (3, *channels)
         self.stages = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False),
                 nn.GroupNorm(STEM_GROUPS, wide),
                 nn.GELU(),
-                nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False),
-                nn.Conv2d(wide, wide, 1, bias=False),
-                nn.GroupNorm(STEM_GROUPS, wide),
-                nn.GELU(),
+                *(StemBlock(wide) for _ in range(blocks)),
             )
-            for narrow, wide in zip(inputs[:-1], channels, strict=True)
+            for narrow, wide, blocks in zip(inputs[:-1], channels, size.stem_blocks, strict=True)
         )
         self.proj = nn.Conv2d(channels[-1], width, 3, stride=2, padding=1)
         self.finer = nn.ModuleList(
@@ -155,11 +172,7 @@ class PatchEncoder(nn.Module):
     def __init__(self, size: VitSize, grid: int, *, finer: bool = False) -> None:
         super().__init__()
         self.grid = (grid, grid)
-        self.patch_embed = (
-            ConvStem(size.stem, size.width, finer=finer)
-            if size.stem
-            else PatchEmbedding(size.width)
-        )
+        self.patch_embed = ConvStem(size, finer=finer) if size.stem else PatchEmbedding(size.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
         self.register_tokens = (
             nn.Parameter(torch.zeros(1, size.registers, size.width)) if size.registers else None

@@ -47,6 +47,7 @@ class VitSize:
     after the class token that belong to no patch (arXiv 2309.16588). stem: channels at 1/2, 1/4
     and 1/8 of the image of a convolutional stem in place of the linear patch embedding, for
     encoders trained without foundation weights (arXiv 2106.14881); empty for the published ones.
+    stem_blocks: residual blocks of two convolutions after each of the stem's three steps.
 
     licence: of the weights. source: None where they are not published; that of a depth encoder
     holds the depth head too.
@@ -58,6 +59,7 @@ class VitSize:
     heads: int
     licence: str
     stem: tuple[int, ...] = ()
+    stem_blocks: tuple[int, ...] = ()
     swiglu: bool = False
     registers: int = 0
     source: Source | None = None
@@ -68,6 +70,11 @@ class VitSize:
         if len(self.stem) not in (0, 3) or any(channels % STEM_GROUPS for channels in self.stem):
             raise ValueError(
                 f"stem is {self.stem}; wanted nothing, or three multiples of {STEM_GROUPS}"
+            )
+        if len(self.stem_blocks) != len(self.stem) or any(n < 0 for n in self.stem_blocks):
+            raise ValueError(
+                f"stem_blocks is {self.stem_blocks} for stem {self.stem}; wanted a count, 0 or "
+                "more, for every step of the stem"
             )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
