@@ -194,6 +194,12 @@ def test_rendered_streets_are_the_drives_themselves(tmp_path: Path) -> None:
     assert (sample.condition, sample.name) == (CONDITIONS[1], f"{TRAIN_SEEDS[1]:08d}/1")
     with pytest.raises(IndexError, match="frame 6 is not in a cache of 6"):
         cache[6]
+    some = StreetCache(tmp_path, (CONDITIONS[1],))
+    assert [some[index].name for index in range(len(some))] == [
+        f"{TRAIN_SEEDS[1]:08d}/{frame}" for frame in range(2)
+    ]
+    with pytest.raises(ValueError, match="street conditions are \\('fair',\\); allowed"):
+        StreetCache(tmp_path, ("fair",))
     assert not set(TRAIN_SEEDS[:1000]) & set(HELD_OUT_SEEDS)
 
 

@@ -59,6 +59,7 @@ SELECTABLE = {
     DatasetKind.ACDC: "conditions",
     DatasetKind.CAMVID: "sequences",
     DatasetKind.FOLDER: "conditions",
+    DatasetKind.STREET: "conditions",
     DatasetKind.STREET_HELD_OUT: "conditions",
 }
 """What `only` names."""
@@ -181,6 +182,6 @@ def open_dataset(settings: DatasetSettings) -> SampleSource:
         case DatasetKind.FOLDER:
             return datasets.folder(root, split, only)
         case DatasetKind.STREET:
-            return StreetCache(root)
+            return StreetCache(root, only or CONDITIONS)
         case DatasetKind.STREET_HELD_OUT:
             return HeldOutStreets(settings.frames, only or CONDITIONS)

@@ -81,12 +81,16 @@ def render(folder: Path, settings: RenderSettings) -> int:
 
 
 class StreetCache:
-    """Rendered drives as a data set that may grow while it is used: `refresh` looks again."""
+    """Rendered drives as a data set that may grow while it is used: `refresh` looks again.
+
+    conditions: those whose drives count. Raises ValueError where one is unknown.
+    """
 
     domain = "street"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, conditions: tuple[str, ...] = CONDITIONS) -> None:
+        _check_conditions(conditions)
+        self.folder, self.conditions = folder, conditions
         self._drives: list[Path] = []
         self._starts = np.zeros(1, np.int64)  # first frame of every drive, and the total
         self.refresh()
@@ -95,7 +99,11 @@ class StreetCache:
         """Add the drives that were finished since. Existing positions keep their frames only in a
         cache that is no longer written to.
         """
-        drives = sorted(path for path in self.folder.glob("[0-9]*_*") if path.is_dir())
+        drives = sorted(
+            path
+            for path in self.folder.glob("[0-9]*_*")
+            if path.is_dir() and path.name.partition("_")[2] in self.conditions
+        )
         if len(drives) == len(self._drives):
             return
         counts = [len(np.load(drive / "labels.npy", mmap_mode="r")) for drive in drives]
@@ -118,6 +126,11 @@ class StreetCache:
         return Sample(rgb, labels, depth_m, self.domain, condition, name, float(focal_px))
 
 
+def _check_conditions(conditions: tuple[str, ...]) -> None:
+    if not conditions or set(conditions) - set(CONDITIONS):
+        raise ValueError(f"street conditions are {conditions}; allowed: {CONDITIONS}")
+
+
 @dataclass(frozen=True)
 class HeldOutStreets:
     """Street worlds that are never trained on, rendered when asked for.
@@ -138,9 +151,7 @@ class HeldOutStreets:
         most = len(HELD_OUT_SEEDS)
         if not 1 <= self.seeds <= most:
             raise ValueError(f"held-out streets are {self.seeds}; wanted 1..{most}, one a seed")
-        unknown = set(self.conditions) - set(CONDITIONS)
-        if unknown or not self.conditions:
-            raise ValueError(f"street conditions are {self.conditions}; allowed: {CONDITIONS}")
+        _check_conditions(self.conditions)
 
     def __len__(self) -> int:
         return self.seeds * (len(self.conditions) if self.every_condition else 1)
