@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two ways to sample features at places between pixels; they agree, runtimes differ.
+
+Both take value [B, N, heads, D], N counting the positions of all levels of `shapes` (h, w);
+centres [N, 2] of the looking positions, (x, y) in 0..1; offsets [B, N, heads, levels, points, 2]
+from there in pixels of the level looked at; weights [B, N, heads, levels, points]. Both return
+Σ weight·value [B, N, heads·D], bilinear, 0 outside.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Sampling(Enum):
+    """How deformable attention looks up its samples."""
+
+    GRID = "grid_sample"
+    """PyTorch's own operator. Some releases of TensorRT compute it wrongly."""
+    GATHER = "gather"
+    """Rows picked by index, which every runtime has."""
+
+
+def sample_by_grid(
+    value: Tensor,
+    centres: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    shapes: tuple[tuple[int, int], ...],
+) -> Tensor:
+    """By F.grid_sample, level by level."""
+    B, _, heads, D = value.shape
+    sampled = []
+    for level, part in enumerate(value.split([h * w for h, w in shapes], dim=1)):
+        h, w = shapes[level]
+        extent = offsets.new_tensor((2.0 / w, 2.0 / h))
+        corner = 2 * centres[:, None, None] - 1  # [N, 1, 1, 2], grid_sample's -1..1
+        places = corner + offsets[:, :, :, level] * extent  # [B, N, heads, points, 2]
+        places = places.transpose(1, 2).flatten(0, 1)  # [B·heads, N, points, 2]
+        part = part.permute(0, 2, 3, 1).reshape(B * heads, D, h, w)
+        sampled.append(F.grid_sample(part, places, mode="bilinear", align_corners=False))
+    samples = torch.cat(sampled, dim=-1)  # [B·heads, D, N, levels·points]
+    weights = weights.flatten(3).transpose(1, 2).flatten(0, 1)[:, None]
+    mixed = (samples * weights).sum(-1)  # [B·heads, D, N]
+    return mixed.unflatten(0, (B, heads)).permute(0, 3, 1, 2).flatten(2)
+
+
+def sample_by_gather(
+    value: Tensor,
+    centres: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    shapes: tuple[tuple[int, int], ...],
+) -> Tensor:
+    """By index: the four pixels around every place, each with its share."""
+    B, N, heads, D = value.shape
+    rows = value.transpose(1, 2).reshape(-1, D)  # [B·heads·N, D]
+    first = torch.arange(B * heads, device=value.device).view(B, 1, heads, 1) * N
+    mixed = torch.zeros_like(value)
+    start = 0
+    for level, (h, w) in enumerate(shapes):
+        extent = offsets.new_tensor((w, h))
+        places = centres[:, None, None] * extent - 0.5 + offsets[:, :, :, level]
+        low = places.floor()  # [B, N, heads, points, 2]
+        share = places - low
+        x, y = low.unbind(-1)
+        right, below = share.unbind(-1)
+        for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            at_x, at_y = x + dx, y + dy
+            part = (right if dx else 1 - right) * (below if dy else 1 - below)
+            inside = (at_x >= 0) & (at_x < w) & (at_y >= 0) & (at_y < h)
+            part = weights[:, :, :, level] * part * inside  # [B, N, heads, points]
+            index = at_y.clamp(0, h - 1).long() * w + at_x.clamp(0, w - 1).long()
+            index = (first + start + index).flatten()
+            picked = rows.index_select(0, index).view(B, N, heads, -1, D)
+            mixed = mixed + (part[..., None] * picked).sum(3)
+        start += h * w
+    return mixed.flatten(2)
+
+
+SAMPLERS = {Sampling.GRID: sample_by_grid, Sampling.GATHER: sample_by_gather}

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folded network is the network: the same numbers, for every kind of encoder and any size."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from test_export import shallow
+
+from depthforge_ros.engine.build import untrained_network
+from depthforge_ros.network.deploy import Folded, Sampling, deploy
+from depthforge_ros.network.depthforge import DepthForge
+from depthforge_ros.variant import load_variant
+
+DATA = Path(__file__).parent / "data"
+SIZES = ((64, 64), (96, 128), (160, 64))
+
+
+def tiny_variant():
+    return load_variant(DATA / "tiny" / "tiny.yaml")
+
+
+def swiglu_and_registers():
+    tiny = tiny_variant()
+    visual = dataclasses.replace(tiny.visual, swiglu=True, registers=4)
+    return dataclasses.replace(tiny, visual=visual)
+
+
+VARIANTS = {
+    "tiny": tiny_variant,
+    "eva02": lambda: load_variant(DATA / "eva02" / "eva02.yaml"),
+    "swiglu and registers": swiglu_and_registers,
+    "nano": lambda: shallow(load_variant("nano")),
+}
+
+
+@torch.no_grad()
+def lively_network(variant, dtype=torch.float32):
+    """Random weights none of which is 1 or 0, so that no fold can be forgotten unseen."""
+    network = untrained_network(variant).eval()
+    torch.manual_seed(1)
+    for parameter in network.parameters():
+        if parameter.dim() < 2:
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    network.tokens.scale.fill_(0.5)
+    network.depth_head.out3.bias.fill_(1.0)
+    return network.to(dtype)
+
+
+def random_images(height, width, batch=2):
+    torch.manual_seed(2)
+    return torch.randint(256, (batch, 3, height, width), dtype=torch.uint8)
+
+
+@torch.inference_mode()
+def assert_same(network, deployed, images, tolerance):
+    for plain, folded in zip(network(images), deployed(images), strict=True):
+        assert folded.dtype == plain.dtype
+        assert plain.std() > 1e-3
+        scale = plain.abs().max().item()
+        torch.testing.assert_close(folded, plain, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=["fp64", "fp32"]
+)
+def test_folds_change_no_number(name, dtype, tolerance):
+    network = lively_network(VARIANTS[name](), dtype)
+    folded = Folded(network)
+    for height, width in SIZES:
+        images = random_images(height, width)
+        assert_same(network, folded.at_size(height, width), images, tolerance)
+
+
+@pytest.mark.parametrize("name", ["tiny", "nano"])
+def test_both_ways_of_sampling_agree(name):
+    network = lively_network(VARIANTS[name](), torch.float64)
+    images = random_images(96, 64)
+    assert_same(network, deploy(network, 96, 64, sampling=Sampling.GATHER), images, 1e-9)
+
+
+def test_without_depth_there_is_none():
+    network = lively_network(tiny_variant())
+    images = random_images(64, 64)
+    with torch.inference_mode():
+        scores, depth = deploy(network, 64, 64)(images, depth=False)
+        assert depth is None
+        torch.testing.assert_close(scores, network(images, depth=False)[0], rtol=0, atol=1e-5)
+
+
+def test_the_network_stays_as_it_was_and_sizes_share_the_weights():
+    network = lively_network(tiny_variant())
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    folded = Folded(network, torch.bfloat16)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    small, large = folded.at_size(64, 64), folded.at_size(64, 96)
+    assert small.folded is large.folded
+    shared = {tensor.data_ptr() for tensor in network.parameters()}
+    in_place = Folded(network).state_dict()
+    assert in_place["visual.blocks.0.qkv.weight"].data_ptr() in shared
+    assert in_place["visual.blocks.0.proj.weight"].data_ptr() not in shared
+
+
+def test_half_precision_keeps_residuals_and_places_wide():
+    network = lively_network(tiny_variant())
+    deployed = deploy(network, 64, 64, dtype=torch.bfloat16)
+    folded = deployed.folded
+    assert folded.visual.blocks[0].qkv.weight.dtype == torch.bfloat16
+    assert folded.pixel_decoder.layers[0].attention.look.weight.dtype == torch.float32
+    images = random_images(64, 64)
+    with torch.inference_mode():
+        for plain, half in zip(network(images), deployed(images), strict=True):
+            assert half.dtype == torch.float32
+            assert (half - plain).abs().max() < 0.05 * plain.abs().max()
+
+
+def test_impossible_sizes_are_refused_with_what_is_possible():
+    with torch.device("meta"):
+        network = DepthForge(tiny_variant())
+    with pytest.raises(ValueError, match=r"100 × 64; wanted positive multiples of 32"):
+        deploy(network, 100, 64)
