@@ -61,8 +61,11 @@ def end_politely(process: subprocess.Popen) -> None:
 
 @contextmanager
 def running_node(domain: int, folder: Path, *remaps: str, **parameters: Any) -> Iterator:
-    """One thread for the network, so that its numbers are those of one thread in this process."""
-    values = {"threads": 1, "short_side_px": HEIGHT, **parameters}
+    """One thread for the network, so that its numbers are those of one thread in this process.
+
+    The images of `image_message` are years old.
+    """
+    values = {"threads": 1, "short_side_px": HEIGHT, "drop_stale": False, **parameters}
     command = [sys.executable, "-m", "depthforge_ros.ros.node", "--ros-args"]
     for name, value in values.items():
         text = f"'{value}'" if isinstance(value, str) else str(value).lower()

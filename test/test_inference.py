@@ -34,7 +34,8 @@ class Rig:
         self.node = LifecycleNode("depthforge", context=self._context)
         self.engine = HeldEngine(variant)
         self.statistics = Statistics()
-        self.values = Parameters(short_side_px=HEIGHT, **parameters)
+        given = {"drop_stale": False, **parameters}  # the images of `image_message` are years old
+        self.values = Parameters(short_side_px=HEIGHT, **given)
         pipeline = Pipeline(self.engine)
         self.inference = Inference(self.node, pipeline, self.statistics, lambda: self.values)
         self.node.trigger_configure()
@@ -295,6 +296,7 @@ def test_what_follows_a_publication_does_not_make_it_a_drop(
         health = rig.settled(1)
     assert (health.frames_out, health.drops) == (1, {})
     assert health.undrawn_text == "RuntimeError: no colour"
+    rig.inference.open_input()  # whatever stamps there were before
     message = image_message(2)
     message.header.stamp.sec = -5
     health = rig.through(message)
@@ -302,6 +304,42 @@ def test_what_follows_a_publication_does_not_make_it_a_drop(
     assert health.age_ms is not None
     assert health.age_ms > 1.7e12  # ROS time since 1970
     rig.listener.spin_until(lambda: len(overlay) == 1)
+
+
+def fresh(rig: Rig, index: int) -> Image:
+    message = image_message(index)
+    message.header.stamp = rig.node.get_clock().now().to_msg()
+    return message
+
+
+def test_what_is_not_fresh_is_dropped_by_cause_and_never_inferred(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.hear("semantic")
+    rig.values = dataclasses.replace(rig.values, drop_stale=True, max_frame_age_s=60.0)
+    assert rig.through(image_message(1)).drops == {"stale": 1}
+    unstamped, early = image_message(2), image_message(3)
+    unstamped.header.stamp.sec = unstamped.header.stamp.nanosec = 0
+    early.header.stamp.sec = (1 << 31) - 1  # in 2038
+    assert rig.through(unstamped).drops == {"stale": 1, "zero_stamp": 1}
+    health = rig.through(early)
+    assert health.drops == {"stale": 1, "zero_stamp": 1, "future": 1}
+    assert "ahead of the clock; allowed 60 s" in health.fault_text
+    late = fresh(rig, 4)
+    assert rig.through(fresh(rig, 5)).frames_out == 1
+    assert rig.through(late).drops["backwards"] == 1
+    assert rig.engine.depths == [False]
+
+
+def test_a_frame_that_waited_too_long_is_not_inferred(rig: Rig) -> None:
+    rig.hear("semantic")
+    rig.values = dataclasses.replace(rig.values, drop_stale=True, max_frame_age_s=60.0)
+    rig.inference.receive(fresh(rig, 1))
+    assert rig.engine.begun.acquire(timeout=WAIT_S)
+    rig.inference.receive(fresh(rig, 2))
+    rig.values = dataclasses.replace(rig.values, max_frame_age_s=1e-6)
+    rig.engine.permits.release(10)
+    health = rig.settled(2)
+    assert (health.frames_out, health.drops) == (1, {"stale": 1})
 
 
 def test_a_frame_in_work_is_seen_and_given_up_with_its_worker(rig: Rig) -> None:

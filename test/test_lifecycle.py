@@ -40,7 +40,8 @@ class HeldNode:
     def __init__(self, domain: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
         self.engines: list[HeldEngine] = []
         monkeypatch.setattr(node_module, "load_pipeline", lambda values: self._pipeline())
-        arguments = [f"short_side_px:={HEIGHT}", "autostart:=false", *overrides]
+        arguments = [f"short_side_px:={HEIGHT}", "autostart:=false", "drop_stale:=false"]
+        arguments += overrides
         given = [word for argument in arguments for word in ("-p", argument)]
         rclpy.init(args=["--ros-args", *given], domain_id=domain)
         self.node = DepthForgeNode()

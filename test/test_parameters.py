@@ -38,6 +38,7 @@ OTHER_VALUES: dict[str, Any] = {
     "stall_error_after_s": 19.0,
     "max_inference_s": 3.0,
     "max_frame_age_s": 0.0,
+    "drop_stale": False,
     "autostart": False,
 }
 

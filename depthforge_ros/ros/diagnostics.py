@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from depthforge_ros.ros.freshness import served_age_s
 from depthforge_ros.ros.parameters import Parameters
 
 WINDOW_S = 10.0
@@ -27,6 +28,11 @@ RATE_LIMIT = "rate_limit"
 NO_LISTENER = "no_listener"
 INACTIVE = "inactive"
 INFERENCE_ERROR = "inference_error"
+
+INFERENCE = "inference"
+PUBLISHING = "publishing"
+DRAWING = "drawing"
+"""What a frame at hand is in."""
 
 MEANINGLESS = ("untrained", "instant")
 """Checkpoints (engine.UNTRAINED, engine.INSTANT) whose masks no planner may take for the street."""
@@ -43,15 +49,18 @@ _BY_DESIGN = frozenset({REPLACED, RATE_LIMIT, NO_LISTENER, INACTIVE})
 class Health:
     """The counters at one moment. Totals are since the process started.
 
-    faults: drops since the previous snapshot that are not by design; undrawn, backwards: pictures
-    that could not be drawn and stamps older than the one before them, since then as well.
+    faults: drops since the previous snapshot that are not by design; undrawn, zero_stamps: pictures
+    that could not be drawn and frames without a stamp, since then as well.
     fault_text, undrawn_text: the last of them. withheld: outputs that somebody listens to and that
     the last frame did not give, with the reason. ground_residual: of the last frame's road, where
     it gave metres.
-    silence_s: since the last frame came in, or since the input was opened. work_s: for how long the
-    frame at hand has been worked on. Latencies are from a frame's arrival to its outputs being
-    published, over the last 10 s; age_ms is the ROS time between the stamp of the last frame that
-    was published in those 10 s and its publication, None where there is no ROS time yet.
+    silence_s: since the last frame came in, or since the input was opened. unserved_s: likewise
+    since a frame came that had nothing wrong with it. work_s: for how long the frame at hand has
+    been worked on; stage: what it is in. unacknowledged: outputs whose newest message a listener
+    has not taken, and for how many seconds that has been so. Latencies are from a frame's arrival
+    to its outputs being published, over the last 10 s; age_ms is the ROS time between the stamp of
+    the last frame that was published in those 10 s and its publication, None where there is no ROS
+    time yet.
     """
 
     frames_in: int
@@ -61,7 +70,7 @@ class Health:
     fault_text: str
     undrawn: int
     undrawn_text: str
-    backwards: int
+    zero_stamps: int
     missing_camera_info: int
     withheld: Mapping[str, str]
     ground_residual: float | None
@@ -72,7 +81,10 @@ class Health:
     input_size: tuple[int, int] | None
     silence_s: float
     input_seen: bool
+    unserved_s: float
     work_s: float | None
+    stage: str
+    unacknowledged: Mapping[str, float]
 
 
 class Statistics:
@@ -88,7 +100,7 @@ class Statistics:
         self._fault_text = ""
         self._undrawn = 0
         self._undrawn_text = ""
-        self._backwards = 0
+        self._zero_stamps = 0
         self._missing_camera_info = 0
         self._withheld: dict[str, str] = {}
         self._ground_residual: float | None = None
@@ -96,16 +108,16 @@ class Statistics:
         self._age_ms: float | None = None
         self._input_size: tuple[int, int] | None = None
         self._input_seen = False
-        self._last_stamp_ns: int | None = None
         self._work_since_ns: int | None = None
-        self._opened_ns = self._last_input_ns = clock_ns()
+        self._stage = INFERENCE
+        self._unacknowledged: dict[str, float] = {}
+        self._opened_ns = self._last_input_ns = self._last_good_ns = clock_ns()
 
     def open_input(self) -> None:
         """The node subscribes: silence counts from now on, and what was seen before is past."""
         with self._lock:
-            self._opened_ns = self._last_input_ns = self._clock_ns()
+            self._opened_ns = self._last_input_ns = self._last_good_ns = self._clock_ns()
             self._input_seen = False
-            self._last_stamp_ns = None
             self._latencies.clear()
         self.explain({})
 
@@ -115,21 +127,30 @@ class Statistics:
             self._frames_in += 1
             self._last_input_ns = arrival_ns
             self._input_seen = True
-            if self._last_stamp_ns is not None and stamp_ns < self._last_stamp_ns:
-                self._backwards += 1
-            self._last_stamp_ns = stamp_ns
+            self._zero_stamps += stamp_ns == 0
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """A frame is worked on inside; one that never comes out is how a hung engine shows."""
         with self._lock:
             begun_ns = self._work_since_ns = self._clock_ns()
+            self._stage = INFERENCE
         try:
             yield
         finally:
             with self._lock:
                 if self._work_since_ns == begun_ns:  # not that of a worker that came after it
                     self._work_since_ns = None
+
+    def stage(self, name: str) -> None:
+        """What the frame at hand is in from now on: PUBLISHING, or DRAWING."""
+        with self._lock:
+            self._stage = name
+
+    def unacknowledged(self, since_s: Mapping[str, float]) -> None:
+        """Outputs whose newest message a listener has not taken, and for how many seconds."""
+        with self._lock:
+            self._unacknowledged = dict(since_s)
 
     def abandon_work(self) -> None:
         """The frame at hand is given up, and its worker with it."""
@@ -142,7 +163,7 @@ class Statistics:
         age_ns: None where the node has no time to compare the stamp with.
         """
         with self._lock:
-            now_ns = self._clock_ns()
+            now_ns = self._last_good_ns = self._clock_ns()
             self._frames_out += 1
             self._latencies.append((now_ns, latency_ns / 1e6))
             self._forget_old(now_ns)
@@ -155,6 +176,8 @@ class Statistics:
             self._drops[cause] += 1
             if cause not in _BY_DESIGN:
                 self._fault_text = text
+            elif cause != REPLACED:  # which the engine may never have looked at
+                self._last_good_ns = self._clock_ns()
 
     def undrawn(self, text: str) -> None:
         """A frame went out, and its pictures for people did not; text says why."""
@@ -185,7 +208,7 @@ class Statistics:
             }
             self._reported = self._drops.copy()
             undrawn, self._undrawn = self._undrawn, 0
-            backwards, self._backwards = self._backwards, 0
+            zero_stamps, self._zero_stamps = self._zero_stamps, 0
             latencies = [latency_ms for _, latency_ms in self._latencies]
             p50, p99 = np.percentile(latencies, (50, 99)) if latencies else (None, None)
             window_s = min(WINDOW_S, max((now_ns - self._opened_ns) / 1e9, 1.0))
@@ -198,7 +221,7 @@ class Statistics:
                 fault_text=self._fault_text,
                 undrawn=undrawn,
                 undrawn_text=self._undrawn_text,
-                backwards=backwards,
+                zero_stamps=zero_stamps,
                 missing_camera_info=self._missing_camera_info,
                 withheld=self._withheld,
                 ground_residual=self._ground_residual,
@@ -209,7 +232,10 @@ class Statistics:
                 input_size=self._input_size,
                 silence_s=(now_ns - self._last_input_ns) / 1e9,
                 input_seen=self._input_seen,
+                unserved_s=(now_ns - self._last_good_ns) / 1e9,
                 work_s=None if begun_ns is None else (now_ns - begun_ns) / 1e9,
+                stage=self._stage,
+                unacknowledged=self._unacknowledged,
             )
 
     def _forget_old(self, now_ns: int) -> None:
@@ -274,19 +300,23 @@ def _findings(
     warn, error = DiagnosticStatus.WARN, DiagnosticStatus.ERROR
     if situation.failure:
         yield error, situation.failure
-    if health.work_s is not None and health.work_s > limits.max_inference_s:
+    if health.work_s is not None and health.work_s > min(
+        limits.stall_after_s, limits.max_inference_s
+    ):
         # In every state: it keeps the worker from whatever comes after the next activate, too.
         yield (
-            error,
-            f"inference stalled: a frame has been worked on for {health.work_s:.1f} s "
+            error if health.work_s > limits.max_inference_s else warn,
+            f"{health.stage} stalled: a frame has been worked on for {health.work_s:.1f} s "
             f"({situation.backend} on {situation.device})",
         )
     if situation.state != "active":
         return
     if health.faults:
         counts = ", ".join(f"{cause} {count}" for cause, count in sorted(health.faults.items()))
-        level = error if INFERENCE_ERROR in health.faults else warn
-        yield level, f"dropped: {counts}; last: {health.fault_text}"
+        lasting = health.unserved_s > limits.stall_error_after_s
+        level = error if lasting or INFERENCE_ERROR in health.faults else warn
+        served = f" and none served for {health.unserved_s:.1f} s" if lasting else ""
+        yield level, f"dropped: {counts}{served}; last: {health.fault_text}"
     if health.silence_s > min(limits.stall_after_s, limits.stall_error_after_s):
         what = "input stalled: no image" if health.input_seen else "no image yet"
         level = error if health.silence_s > limits.stall_error_after_s else warn
@@ -295,8 +325,12 @@ def _findings(
         yield warn, f"no {output}: {reason}"
     if situation.checkpoint in MEANINGLESS:
         yield warn, f"checkpoint {situation.checkpoint!r}: masks mean nothing"
-    if health.backwards:
-        yield warn, f"stamps went backwards: {health.backwards}"
+    for output, seconds in health.unacknowledged.items():
+        if seconds > min(limits.stall_after_s, limits.stall_error_after_s):
+            level = error if seconds > limits.stall_error_after_s else warn
+            yield level, f"listener stalled: {output} not taken for {seconds:.1f} s"
+    if health.zero_stamps and not served_age_s(limits):
+        yield warn, f"stamps are zero: {health.zero_stamps}"
     if health.age_ms is None and health.rate_hz > 0:
         yield warn, "frame age unknown: use_sim_time is set and /clock is silent"
     if health.age_ms is not None and health.age_ms < -1e3 * FUTURE_S:

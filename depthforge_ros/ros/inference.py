@@ -22,6 +22,7 @@ from depthforge_ros.frame import DepthKind, Frame, Prediction
 from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
 from depthforge_ros.ros import diagnostics
 from depthforge_ros.ros.diagnostics import Statistics
+from depthforge_ros.ros.freshness import Freshness, Refusal, judge_age, served_age_s
 from depthforge_ros.ros.messages import (
     BadImage,
     focal_px,
@@ -96,6 +97,7 @@ class Inference:
         self._values = values
         self._camera_infos = CameraInfos()
         self._rate_limit = RateLimit()
+        self._freshness = Freshness()
         # Whoever publishes holds the lock, so that nothing follows once `close_input` returned.
         self._publishing = threading.Lock()
         self._openings = 0
@@ -107,6 +109,7 @@ class Inference:
         with self._publishing:
             self._openings += 1
             self._open = self._openings
+        self._freshness.restart()
         self._statistics.open_input()
 
     def close_input(self) -> None:
@@ -128,9 +131,13 @@ class Inference:
 
     def receive(self, message: Image | CompressedImage) -> None:
         """Leave an image for the worker; an older one that still waits is dropped."""
-        arrival_ns = time.monotonic_ns()
-        self._statistics.frame_in(arrival_ns, stamp_ns(message.header))
-        if not self._rate_limit.passes(arrival_ns, self._values().max_rate_hz):
+        arrival_ns, values = time.monotonic_ns(), self._values()
+        stamp = stamp_ns(message.header)
+        self._statistics.frame_in(arrival_ns, stamp)
+        refusal = self._freshness.judge(stamp, self._clock_ns(), served_age_s(values))
+        if refusal is not None:
+            self._refuse(refusal)
+        elif not self._rate_limit.passes(arrival_ns, values.max_rate_hz):
             self._statistics.drop(diagnostics.RATE_LIMIT)
         elif self._worker.slot.put(Received(message, arrival_ns, self._openings)):
             self._statistics.drop(diagnostics.REPLACED)
@@ -149,6 +156,12 @@ class Inference:
                 self._statistics.drop(diagnostics.NO_LISTENER)
                 return
             message, header = received.message, received.message.header
+            stamp = stamp_ns(header)
+            # It was judged when it came, and may have waited since.
+            refusal = judge_age(stamp, self._clock_ns(), served_age_s(values))
+            if refusal is not None:
+                self._refuse(refusal)
+                return
             compressed = isinstance(message, CompressedImage)
             frame = frame_from_compressed(message) if compressed else frame_from_image(message)
             info = self._fitting_camera_info(frame) if wanted & self._calibrated else None
@@ -159,14 +172,15 @@ class Inference:
             metres = self._metres(seen, frame, info, received) if "depth" in wanted else Metres()
             messages = outputs.for_planners(wanted, header, seen, info, metres.depth_m)
             withheld = self._withheld(wanted, messages, frame, info, metres)
+            self._statistics.stage(diagnostics.PUBLISHING)
             if not self._publish(messages, received, withheld, metres.residual):
                 self._statistics.drop(diagnostics.INACTIVE)
                 return
             latency_ns = time.monotonic_ns() - received.arrival_ns
-            # In whole numbers: rclpy's Time raises for a stamp that a broken clock made negative.
-            now_ns = self._node.get_clock().now().nanoseconds
-            age_ns = now_ns - stamp_ns(header) if now_ns else None  # 0: no /clock yet
+            now_ns = self._clock_ns()
+            age_ns = now_ns - stamp if now_ns else None
             self._statistics.frame_out(latency_ns, age_ns, frame.width, frame.height)
+            self._statistics.stage(diagnostics.DRAWING)
             self._draw(wanted, received, frame, seen, values.overlay_opacity)
 
     def _publish(
@@ -257,17 +271,29 @@ class Inference:
         )
         return info
 
+    def _clock_ns(self) -> int:
+        """ROS time; 0 where use_sim_time is set and no /clock has come yet.
+
+        A whole number: rclpy's Time raises for a stamp that a broken clock made negative.
+        """
+        return self._node.get_clock().now().nanoseconds
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Count an image that is not served, and say why."""
+        self._statistics.drop(refusal.cause, refusal.text)
+        self._node.get_logger().warning(
+            f"dropped an image ({refusal.cause}): {refusal.text}",
+            throttle_duration_sec=LOG_PERIOD_S,
+        )
+
     def _failed(self, received: Received, error: Exception) -> None:
         """Count what a frame's way ended in; the next frame is tried as if nothing happened."""
         if not self._node.context.ok():
             return
-        logger = self._node.get_logger()
         if isinstance(error, BadImage):
-            self._statistics.drop(error.cause, str(error))
-            logger.warning(
-                f"dropped an image ({error.cause}): {error}", throttle_duration_sec=LOG_PERIOD_S
-            )
+            self._refuse(Refusal(error.cause, str(error)))
             return
+        logger = self._node.get_logger()
         text = f"{type(error).__name__}: {error}"
         self._statistics.drop(diagnostics.INFERENCE_ERROR, text)
         trace = "".join(traceback.format_exception(error))

@@ -35,12 +35,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from depthforge_ros.ros import diagnostics
 from depthforge_ros.ros.diagnostics import Situation, Statistics
 from depthforge_ros.ros.inference import Inference, load_pipeline
+from depthforge_ros.ros.listeners import Acknowledgements
 from depthforge_ros.ros.parameters import Parameters, changed, declarations
 from depthforge_ros.ros.worker import LOADING_THREAD, AbandonedError, run_abandonable
 
 RCLError = rclpy_implementation.RCLError
 
-HEARTBEAT_S = 1.0
+TICK_S = 0.25
+TICKS = 4  # to a report: one a second
 JOIN_TIMEOUT_S = 5.0
 SPIN_TIMEOUT_S = 0.1
 
@@ -254,7 +256,13 @@ class DepthForgeNode(LifecycleNode):
 
     def _report(self) -> None:
         name = f"{self.get_fully_qualified_name().lstrip('/')}: inference"
-        while not self._closing.wait(HEARTBEAT_S):
+        acknowledgements, ticks = Acknowledgements(), 0
+        while not self._closing.wait(TICK_S):
+            inference, ticks = self._inference, ticks + 1
+            publishers = {} if inference is None else inference.outputs.publishers
+            self._statistics.unacknowledged(acknowledgements.poll(publishers))
+            if ticks % TICKS:
+                continue
             report = DiagnosticArray()
             report.header.stamp = self.get_clock().now().to_msg()
             health = self._statistics.snapshot()

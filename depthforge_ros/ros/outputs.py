@@ -57,9 +57,9 @@ class Outputs:
         images = ("semantic", "confidence", *self.depth_topics, "semantic_color", "overlay")
         self._created: list = []
         try:
-            self._publishers = {name: self._publisher(Image, name, output_qos()) for name in images}
+            self.publishers = {name: self._publisher(Image, name, output_qos()) for name in images}
             info = self._publisher(CameraInfo, "camera_info", output_qos())
-            self._publishers["camera_info"] = info
+            self.publishers["camera_info"] = info
             latched = output_qos(DurabilityPolicy.TRANSIENT_LOCAL)
             self._labels_publisher = self._publisher(String, "labels", latched)
         except Exception:  # a QoS override that rclpy does not know, say
@@ -80,7 +80,7 @@ class Outputs:
         """Names of the outputs of a frame that somebody listens to."""
         return frozenset(
             name
-            for name, publisher in self._publishers.items()
+            for name, publisher in self.publishers.items()
             if publisher.get_subscription_count()
         )
 
@@ -91,7 +91,7 @@ class Outputs:
     def publish(self, messages: dict[str, Image | CameraInfo]) -> None:
         """Send messages by output name."""
         for name, message in messages.items():
-            self._publishers[name].publish(message)
+            self.publishers[name].publish(message)
 
     def for_planners(
         self,

@@ -153,33 +153,43 @@ class Parameters:
         high=1000.0,
     )
     stall_after_s: float = _parameter(
-        2.0,
+        1.0,
         Effect.LIVE,
-        "Seconds without an image after which /diagnostics warns.",
+        "Seconds without an image, in work on one, or without an acknowledgement by a listener, "
+        "after which /diagnostics, at its next report within a second, warns.",
         low=0.1,
         high=3600.0,
     )
     stall_error_after_s: float = _parameter(
-        5.0,
+        4.0,
         Effect.LIVE,
-        "Seconds without an image after which /diagnostics reports an error.",
+        "Seconds without an image that can be served, or without an acknowledgement by a listener, "
+        "after which /diagnostics, at its next report, tells an error.",
         low=0.1,
         high=3600.0,
     )
     max_inference_s: float = _parameter(
-        10.0,
+        4.0,
         Effect.LIVE,
-        "Seconds of work on one frame after which /diagnostics reports an error: the engine hangs.",
+        "Seconds of work on one frame after which /diagnostics, at its next report, tells an "
+        "error: the engine hangs.",
         low=0.1,
         high=3600.0,
     )
     max_frame_age_s: float = _parameter(
         1.0,
         Effect.LIVE,
-        "Seconds between a frame's stamp and its publication, in ROS time, above which "
-        "/diagnostics warns; 0: no limit.",
+        "Most seconds, in ROS time, that a frame's stamp may be behind the clock, or ahead of it: "
+        "one that is when it arrives or when its turn comes is dropped as drop_stale says, and "
+        "one that is when it is published is warned of in /diagnostics; 0: no limit.",
         low=0.0,
         high=3600.0,
+    )
+    drop_stale: bool = _parameter(
+        True,
+        Effect.LIVE,
+        "true: frames beyond max_frame_age_s are dropped and counted as stale, future or "
+        "zero_stamp; false: they are served, and /diagnostics warns.",
     )
     autostart: bool = _parameter(
         True,
