@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_export import shallow
+from torch.utils.flop_counter import FlopCounterMode
 
 from depthforge_ros.engine.build import untrained_network
-from depthforge_ros.network.deploy import Folded, Sampling, deploy
+from depthforge_ros.network.deploy import Folded, Sampling, deploy, tune
+from depthforge_ros.network.deploy.cpu import FEW_TOKENS, attend_by_head
+from depthforge_ros.network.deploy.strips import Strip, resized_strip
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.variant import load_variant
 
@@ -104,6 +108,76 @@ def test_the_network_stays_as_it_was_and_sizes_share_the_weights():
     in_place = Folded(network).state_dict()
     assert in_place["visual.blocks.0.qkv.weight"].data_ptr() in shared
     assert in_place["visual.blocks.0.proj.weight"].data_ptr() not in shared
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_tuned_for_the_processor_gives_the_same_numbers(name, dtype):
+    network = lively_network(VARIANTS[name](), dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-9
+    folded = tune(Folded(network))
+    for height, width in SIZES[1:]:
+        images = random_images(height, width)
+        assert_same(network, folded.at_size(height, width), images, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)], ids=["fp32", "bf16"]
+)
+def test_attention_by_head_is_attention(dtype, tolerance):
+    torch.manual_seed(4)
+    q, k, v = torch.randn(3, 2, 3, 2 * FEW_TOKENS, 16).to(dtype).unbind(0)
+    wanted = F.scaled_dot_product_attention(*(x.double() for x in (q, k, v)))
+    found = attend_by_head(q.transpose(1, 2).contiguous().transpose(1, 2), k, v)
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance)
+
+
+def test_strips_of_a_resized_map_are_its_rows():
+    torch.manual_seed(3)
+    x = torch.randn(2, 5, 6, 4, dtype=torch.float64)
+    for size in ((24, 16), (6, 4), (24, 4), (15, 7)):
+        whole = F.interpolate(x, size, mode="bilinear", align_corners=False)
+        parts = [
+            resized_strip(x, Strip(*size, first, min(4, size[0] - first)))
+            for first in range(0, size[0], 4)
+        ]
+        torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+
+
+def counted(network):
+    """FLOPs of every module of ViT-L's network for one 512 × 512 image, by name; "": of all."""
+    images = torch.zeros(1, 3, 512, 512, dtype=torch.uint8, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(images)
+    counts = {
+        name.partition(".")[2]: sum(of.values())
+        for name, of in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    return counts | {"": counter.get_total_flops()}
+
+
+def giga(counts, *names):
+    return round(sum(counts[name] for name in names) / 1e9, 1)
+
+
+def test_the_folds_save_the_operations_that_the_documents_say():
+    with torch.device("meta"):
+        network = DepthForge(load_variant("dinov2_l"))
+    before = counted(network.at_size(512, 512))
+    after = counted(Folded(network).at_size(512, 512))
+    assert (giga(before, ""), giga(after, "")) == (1996.6, 1846.9)
+    # The fused maps, with the lateral convolution that reads them.
+    assert giga(before, "refinement.fuse", "pixel_decoder.lateral_conv.conv") == 146.0
+    fused = [f"folded.refinement.fuse.{level}" for level in range(4)]
+    assert giga(after, *fused) == 35.6
+    assert (giga(before, "refinement"), giga(before, "pixel_decoder")) == (155.8, 79.9)
+    readers = [f"folded.levels.{level}" for level in range(4)]
+    assert giga(after, "folded.refinement", *readers) == 46.3
+    assert giga(after, "folded.pixel_decoder") == 66.4
+    assert (giga(before, "mask_decoder"), giga(after, "folded.mask_decoder")) == (17.4, 10.6)
+    assert (giga(before, "depth_head"), giga(after, "folded.depth_head")) == (221.5, 213.0)
+    assert (giga(before, "tokens"), giga(after, "folded.tokens")) == (71.7, 61.6)
 
 
 def test_half_precision_keeps_residuals_and_places_wide():

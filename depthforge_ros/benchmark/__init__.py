@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`depthforge benchmark`: what the node costs, from the stamp of an image to its mask elsewhere.
 
+`depthforge benchmark network` measures the network alone (network.py).
+
 Camera, node and listener are processes of their own. With the checkpoint `instant` the network
 costs nothing, and what is left is the node's own cost and that of the middleware.
 """
@@ -14,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from depthforge_ros.benchmark import network
 from depthforge_ros.benchmark.topics import Result, Setting, measure, processor
 from depthforge_ros.frame import MAX_ASPECT, MIN_SIDE_PX
 from depthforge_ros.ros.messages import MAX_PIXELS
@@ -21,7 +24,14 @@ from depthforge_ros.ros.processes import interruptible
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `depthforge benchmark`."""
+    """Add the arguments of `depthforge benchmark`, and those of `depthforge benchmark network`."""
+    alone = parser.add_subparsers(dest="what", metavar="[network]").add_parser(
+        "network",
+        help="the network alone: operations and time of every stage",
+        description="Operations and time of a network, stage by stage.",
+        formatter_class=parser.formatter_class,
+    )
+    network.configure(alone)
     parser.add_argument("--size", default="1920x1080", metavar="WxH", help="of the images")
     parser.add_argument("--rate", type=float, default=30.0, metavar="HZ", help="images a second")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure")
@@ -41,6 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; 0, or 1 where the node did not answer."""
+    if args.what == "network":
+        return network.run(args)
     width, height = size_of(args.size)
     for name in ("rate", "seconds", "memory_every"):
         value = getattr(args, name)

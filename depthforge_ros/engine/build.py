@@ -39,9 +39,17 @@ def build_engine(
     if checkpoint == INSTANT:
         return InstantEngine(variant)
     target = pick_device(device)
+    return EagerEngine(load_network(variant, checkpoint), target, precision)
+
+
+def load_network(variant: Variant, checkpoint: str) -> DepthForge:
+    """The network on the CPU, with the weights that `build_engine` describes, but for INSTANT.
+
+    Raises WeightsError naming the file and every fault.
+    """
     if checkpoint == UNTRAINED:
         _log.warning("variant %s runs on random weights: its masks mean nothing", variant.name)
-        return EagerEngine(untrained_network(variant), target, precision)
+        return untrained_network(variant)
     paths = (
         [Path(part) for part in checkpoint.split(",")]
         if checkpoint
@@ -52,7 +60,7 @@ def build_engine(
     network = network.to_empty(device="cpu")
     network.set_constants()
     load_weights(network, variant, paths)
-    return EagerEngine(network, target, precision)
+    return network
 
 
 def default_checkpoint(variant: Variant) -> Path:

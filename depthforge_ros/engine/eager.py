@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 
 import torch
 from torch import Tensor
 
 from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.network.deploy import Folded, tune
 from depthforge_ros.network.depthforge import DepthForge
 
 PRECISIONS = ("fp32", "bf16")
 
 
 class EagerEngine:
-    """Runs a loaded network on a device. precision: `fp32`, or `bf16` by autocast."""
+    """Runs a loaded network, folded for inference, on a device.
+
+    precision: of matrix products and convolutions, `fp32` or `bf16`. The network's own tensors are
+    used where no fold changes them, so it must not be trained on meanwhile.
+    """
 
     backend = "eager"
 
@@ -26,17 +30,13 @@ class EagerEngine:
         self.variant = network.variant
         self.device = device
         self.precision = precision
-        self._network = network.to(device).eval().requires_grad_(False)
+        network = network.to(device).eval().requires_grad_(False)
+        folded = tune(Folded(network, None if precision == "fp32" else torch.bfloat16))
         # A camera has one size, windows another: position tables are made once for each.
-        self._at_size = functools.lru_cache(maxsize=4)(self._network.at_size)
+        self._at_size = functools.lru_cache(maxsize=4)(folded.at_size)
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
         """Scores [B, K, h, w] and depth [B, h, w] float32 for crops [B, 3, h, w] uint8."""
-        autocast = (
-            torch.autocast(self.device.type, torch.bfloat16)
-            if self.precision == "bf16"
-            else contextlib.nullcontext()
-        )
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode():
             scores, depth_map = self._at_size(*crops.shape[2:])(crops, depth=depth)
         return CropOutput(scores.float(), None if depth_map is None else depth_map.float())

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import torch
 
+from depthforge_ros.network.deploy.cpu import tune
 from depthforge_ros.network.deploy.network import Deployed, Folded
 from depthforge_ros.network.deploy.sampling import Sampling
 from depthforge_ros.network.depthforge import DepthForge
 
-__all__ = ["Deployed", "Folded", "Sampling", "deploy"]
+__all__ = ["Deployed", "Folded", "Sampling", "deploy", "tune"]
 
 
 def deploy(

@@ -7,6 +7,7 @@ because its zero padding means the mean of the images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,8 @@ class FeedForward(nn.Module):
 class DeployedBlock(nn.Module):
     """Pre-norm attention and feed-forward, each with a residual in the wide type."""
 
+    mix: Callable[[Tensor, Tensor, Tensor], Tensor] = staticmethod(F.scaled_dot_product_attention)
+
     def __init__(self, source: Block | EvaBlock) -> None:
         super().__init__()
         self.heads = source.attn.heads
@@ -96,7 +99,7 @@ class DeployedBlock(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, P + N, C / heads] each
         if rotation:
             q, k = rotated(q, *rotation), rotated(k, *rotation)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = self.mix(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 

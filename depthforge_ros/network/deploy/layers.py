@@ -7,6 +7,8 @@ in the type the network came in, here called the wide type.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +29,11 @@ class Product(nn.Module):
         self.register_buffer("weight", weight.detach())
         self.register_buffer("bias", None if bias is None else bias.detach())
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the outputs."""
+        return self.weight.dtype
+
     def cast(self, dtype: torch.dtype) -> None:
         """Take this type from now on. The tensors it was made of stay as they are."""
         if not self.exact:
@@ -37,9 +44,11 @@ class Product(nn.Module):
 class Linear(Product):
     """W·x + b over the last dimension; weight [outputs, inputs]."""
 
+    multiply: Callable[[Tensor, Tensor, Tensor | None], Tensor] = staticmethod(F.linear)
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        return self.multiply(x.to(self.dtype), self.weight, self.bias)
 
 
 class Conv(Product):
@@ -51,7 +60,7 @@ class Conv(Product):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, h, w] -> [B, outputs, h', w']."""
-        x = x.to(self.weight.dtype)
+        x = x.to(self.dtype)
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
@@ -64,7 +73,7 @@ class TransposedConv(Product):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, h, w] -> [B, outputs, k·h, k·w]."""
-        return F.conv_transpose2d(x.to(self.weight.dtype), self.weight, self.bias, self.stride)
+        return F.conv_transpose2d(x.to(self.dtype), self.weight, self.bias, self.stride)
 
 
 class Norm(nn.Module):

@@ -110,10 +110,10 @@ class DeployedMaskDecoder(nn.Module):
         x = self.start.expand(features.shape[0], -1, -1)  # [B, Q, D]
         for index, layer in enumerate(self.layers):
             level = index % ATTENDED_LEVELS
-            outside = self.masks(self.norm(x), sized[level]) < 0  # [B, Q, h_i·w_i]
-            # A query with an empty mask looks everywhere.
-            outside = outside & ~outside.all(-1, keepdim=True)
-            x = layer(x, memories[level], keyed[level], ~outside[:, None])
+            inside = self.masks(self.norm(x), sized[level]) >= 0  # [B, Q, h_i·w_i]
+            # A query with an empty mask looks everywhere. TensorRT knows `any` and not `all`.
+            looks = inside | ~inside.any(-1, keepdim=True)
+            x = layer(x, memories[level], keyed[level], looks[:, None])
         x = self.norm(x)
         masks = self.masks(x, features.flatten(2)).unflatten(2, features.shape[2:])
         return self.class_head(x), masks

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,8 @@ class Folded(nn.Module):
     sampling places keep the network's. Weights that no fold and no dtype changes are the network's
     own tensors: it must not be trained on meanwhile.
     """
+
+    scores: Callable[[Tensor, Tensor, torch.Size], Tensor] = staticmethod(semantic_scores)
 
     @torch.no_grad()
     def __init__(
@@ -126,7 +130,7 @@ class Deployed(nn.Module):
         keys = [self.get_buffer(f"key_positions{index}") for index in range(self.keys)]
         classes, masks = folded.mask_decoder(features, memories, keys, self.shapes)
         wide = self.pixel_positions.dtype
-        scores = semantic_scores(classes.to(wide), masks.to(wide), images.shape[2:])
+        scores = folded.scores(classes.to(wide), masks.to(wide), images.shape[2:])
         if not depth:
             return scores, None
         return scores, folded.depth_head(depth_tokens, *self.grid).to(wide)

@@ -22,6 +22,7 @@ from depthforge_ros.network.deploy.layers import (
     product,
     resized,
 )
+from depthforge_ros.network.deploy.strips import Strip, resized_strip
 from depthforge_ros.network.pixel_decoder import PixelDecoder
 from depthforge_ros.network.refinement import RefinementDecoder
 
@@ -87,6 +88,7 @@ class DeployedRefinement(nn.Module):
 
     def __init__(self, source: RefinementDecoder, lateral: nn.Conv2d) -> None:
         super().__init__()
+        self.rows_at_once: int | None = None  # all
         self.channel_gate = linear(source.channel_gate[2])
         spatial = source.spatial_gate[0]
         taps = spatial.weight.detach()[0].flatten(1).T  # [9, C]
@@ -103,17 +105,25 @@ class DeployedRefinement(nn.Module):
 
     def forward(self, levels: list[Level]) -> Tensor:
         """Levels, fine to coarse -> projection of the refined finest map [B, D, h_0, w_0]."""
-        size = (levels[0].whole.shape[2], levels[0].whole.shape[3])
+        height, width = levels[0].whole.shape[2:]
+        step = self.rows_at_once or height
         result = levels[0].narrow + self.bias
         for level, fuse in zip(levels, self.fuse, strict=True):
-            hidden = as_tokens(resized(level.gate, size)).relu()  # [B, h_0·w_0, C / 16]
-            gate = self.channel_gate(hidden).sigmoid()  # [B, h_0·w_0, C]
-            gated = as_tokens(resized(level.whole, size)).to(gate.dtype) * gate
-            fused = as_map(fuse(gated), *size).to(result.dtype)  # [B, D + 9, h_0, w_0]
+            strips = [
+                self.fused(level, fuse, Strip(height, width, row, min(step, height - row)))
+                for row in range(0, height, step)
+            ]
+            fused = as_map(torch.cat(strips, dim=1), height, width).to(result.dtype)
             taps = fused[:, -self.TAPS :]
             spatial = torch.conv2d(taps, self.shifts, self.spatial_bias, padding=1).sigmoid()
             result = result + spatial * fused[:, : -self.TAPS]
         return result
+
+    def fused(self, level: Level, fuse: Linear, strip: Strip) -> Tensor:
+        """M·(c·x) of a strip of the enlarged level: [B, rows·w_0, D + 9]."""
+        hidden = as_tokens(resized_strip(level.gate, strip)).relu()  # [B, rows·w_0, C / 16]
+        gate = self.channel_gate(hidden).sigmoid()  # [B, rows·w_0, C]
+        return fuse(as_tokens(resized_strip(level.whole, strip)).to(gate.dtype) * gate)
 
 
 def level_readers(

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a folded network fast in eager mode on a CPU. Nothing here changes what it computes.
+
+PyTorch gives fp32 products to MKL, which runs at half speed on processors of other makers, and
+attention to one kernel that on the CPU is slower than the products it consists of. Here both go to
+oneDNN, by the operators that PyTorch's own compiler calls, with weights laid out once. Maps that no
+cache holds are made strip by strip.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from depthforge_ros.network.deploy.encoders import DeployedBlock
+from depthforge_ros.network.deploy.layers import Linear
+from depthforge_ros.network.deploy.network import Folded
+from depthforge_ros.network.deploy.strips import Strip, resized_strip
+
+REFINED_ROWS = 8
+SCORED_ROWS = 32
+FEW_TOKENS = 256  # attention of fewer is too little work to be worth many calls
+
+
+def tune(folded: Folded) -> Folded:
+    """The same network, prepared for eager mode on the CPU; not for export any more.
+
+    Elsewhere than on a CPU, or without oneDNN, it stays as it is.
+    """
+    if folded.tokens.delta.weight.device.type != "cpu":
+        return folded
+    folded.refinement.rows_at_once = REFINED_ROWS
+    folded.scores = scores_by_strips
+    if not has_onednn():
+        return folded
+    for module in folded.modules():
+        if isinstance(module, Linear) and module.dtype in (torch.float32, torch.bfloat16):
+            module.weight = laid_out(module.weight)
+            module.multiply = multiply
+        elif isinstance(module, DeployedBlock) and module.qkv.dtype != torch.float64:
+            module.mix = attend_by_head
+    return folded
+
+
+def has_onednn() -> bool:
+    """Whether this PyTorch offers the operators used here."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def laid_out(weight: Tensor) -> Tensor:
+    """A matrix [outputs, inputs] in the order in which oneDNN reads it."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear with a weight that is laid out."""
+    # Strided rows would take oneDNN's reference kernel, which is a thousand times slower.
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+
+
+def attend_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention [B, heads, N, D], head by head, so that a head's scores stay in the cache."""
+    if q.shape[2] < FEW_TOKENS:
+        return F.scaled_dot_product_attention(q, k, v)
+    q = (q * q.shape[-1] ** -0.5).contiguous()
+    result = torch.empty_like(q)
+    packed = q.dtype == torch.float32  # bf16 products are oneDNN's anyway
+    k = k.contiguous()
+    v = v.transpose(-1, -2).contiguous() if packed else v.contiguous()
+    for image in range(q.shape[0]):
+        for head in range(q.shape[1]):
+            at = (image, head)
+            if packed:
+                weights = multiply(q[at], laid_out(k[at]), None).softmax(-1)  # [N, N]
+                result[at] = multiply(weights, laid_out(v[at]), None)
+            else:
+                result[at] = (q[at] @ k[at].T).softmax(-1) @ v[at]
+    return result
+
+
+def scores_by_strips(class_logits: Tensor, mask_logits: Tensor, size: torch.Size) -> Tensor:
+    """`semantic_scores` without a map of every query at full size: [B, K, H, W]."""
+    classes = class_logits.softmax(-1)[..., :-1].transpose(1, 2)  # [B, K, Q]
+    height, width = size
+    result = mask_logits.new_empty(classes.shape[0], classes.shape[1], height, width)
+    for first in range(0, height, SCORED_ROWS):
+        rows = min(SCORED_ROWS, height - first)
+        masks = resized_strip(mask_logits, Strip(height, width, first, rows)).sigmoid()
+        result[:, :, first : first + rows] = (classes @ masks.flatten(2)).unflatten(2, (rows, -1))
+    return result
