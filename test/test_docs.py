@@ -161,7 +161,9 @@ def test_every_documented_command_exists(line):
         actions = list(parser._actions)
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction) and len(words) > 2:
-                actions += action.choices[words[2]]._actions
+                # A verb that works alone may be followed by its options in place of a word.
+                if action.required or not words[2].startswith("-"):
+                    actions += action.choices[words[2]]._actions
         known = {option for action in actions for option in action.option_strings}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known
     elif words[:2] == ["ros2", "launch"]:
