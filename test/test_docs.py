@@ -160,10 +160,10 @@ def test_every_documented_command_exists(line):
         VERBS[words[1]].load().configure(parser)
         actions = list(parser._actions)
         for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction) and len(words) > 2:
-                # A verb that works alone may be followed by its options in place of a word.
-                if action.required or not words[2].startswith("-"):
-                    actions += action.choices[words[2]]._actions
+            # A verb that works alone may be followed by its options in place of a word.
+            word = words[2] if len(words) > 2 else "-"
+            if isinstance(action, argparse._SubParsersAction) and not word.startswith("-"):
+                actions += action.choices[word]._actions
         known = {option for action in actions for option in action.option_strings}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known
     elif words[:2] == ["ros2", "launch"]:
