@@ -17,7 +17,7 @@ from test_imports import ORDER
 from depthforge_ros.cli import VERBS
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.ros.messages import INPUT_ENCODINGS
-from depthforge_ros.ros.parameters import EFFECT_TEXTS, declarations
+from depthforge_ros.ros.parameters import EFFECT_TEXTS, OUTPUTS, declarations
 from depthforge_ros.variant import load_variant, variant_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,8 +74,7 @@ def test_the_topics_are_the_nodes():
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert documented - {"/diagnostics"} <= words
-    published = {"semantic", "confidence", "depth", "inverse_depth", "camera_info"}
-    published |= {"semantic_color", "overlay", "labels", "/diagnostics"}
+    published = {*OUTPUTS, "labels", "/diagnostics"}
     assert documented == published
 
 

@@ -21,7 +21,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.diagnostics import Health, Statistics
 from depthforge_ros.ros.inference import Inference, load_pipeline
-from depthforge_ros.ros.parameters import Parameters
+from depthforge_ros.ros.outputs import limited
+from depthforge_ros.ros.parameters import OUTPUTS, Parameters
 
 
 class Rig:
@@ -304,6 +305,49 @@ def test_what_follows_a_publication_does_not_make_it_a_drop(
     assert health.age_ms is not None
     assert health.age_ms > 1.7e12  # ROS time since 1970
     rig.listener.spin_until(lambda: len(overlay) == 1)
+
+
+def test_outputs_are_switched_between_frames(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.inference.receive_camera_info(camera_info_message())
+    heard = {name: rig.hear(name) for name in ("semantic", "confidence", "depth")}
+    rig.values = dataclasses.replace(rig.values, outputs="confidence, overlay")
+    rig.through(image_message(1))
+    rig.values = dataclasses.replace(rig.values, outputs="overlay")
+    assert rig.through(image_message(2)).drops == {"no_listener": 1}
+    rig.values = dataclasses.replace(rig.values, outputs="all")
+    rig.through(image_message(3))
+    rig.listener.spin_until(lambda: stamps(heard["depth"]) == [3])
+    assert (stamps(heard["semantic"]), stamps(heard["confidence"])) == ([3], [1, 3])
+    assert rig.engine.depths == [False, True]
+
+
+def test_every_output_has_a_name_to_switch_it_by(rig: Rig) -> None:
+    relative = Rig("dinov2_s")
+    relative.close()
+    publishers = {*rig.inference.outputs.publishers, *relative.inference.outputs.publishers}
+    assert publishers == set(OUTPUTS)
+
+
+@pytest.mark.parametrize(("max_depth_m", "road_m"), [(0.0, 2.0), (2.5, 2.0), (1.5, np.inf)])
+def test_depth_beyond_the_range_is_infinite(rig: Rig, max_depth_m: float, road_m: float) -> None:
+    """The engine sees all of the road 2 m away, and sky above it."""
+    rig.engine.permits.release(10)
+    rig.inference.receive_camera_info(camera_info_message())
+    heard = rig.hear("depth")
+    rig.values = dataclasses.replace(rig.values, max_depth_m=max_depth_m)
+    rig.through(image_message(1))
+    rig.listener.spin_until(lambda: len(heard) == 1)
+    depth_m = np.frombuffer(heard[0].data, np.float32)
+    assert set(depth_m) == {road_m, np.inf}
+
+
+def test_unknown_depth_stays_unknown_beyond_every_range() -> None:
+    depth_m = np.array([[1.0, 30.0], [np.nan, np.inf]], np.float32)
+    expected = np.array([[1.0, np.inf], [np.nan, np.inf]], np.float32)
+    np.testing.assert_array_equal(limited(depth_m, 20.0), expected)
+    assert limited(depth_m, 20.0).dtype == np.float32
+    assert limited(None, 20.0) is None
 
 
 def fresh(rig: Rig, index: int) -> Image:

@@ -31,7 +31,7 @@ from depthforge_ros.ros.messages import (
     scaled_camera_info,
     stamp_ns,
 )
-from depthforge_ros.ros.outputs import CameraInfos, Outputs
+from depthforge_ros.ros.outputs import CameraInfos, Outputs, limited, within_range
 from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.ros.worker import RateLimit, Worker
 from depthforge_ros.variant import load_variant
@@ -150,7 +150,7 @@ class Inference:
         """One frame, from message to messages."""
         with self._statistics.working():
             values, outputs = self._values(), self.outputs
-            wanted = outputs.wanted()
+            wanted = outputs.wanted() & values.allowed_outputs()
             if not wanted:
                 self._statistics.explain({})
                 self._statistics.drop(diagnostics.NO_LISTENER)
@@ -170,6 +170,9 @@ class Inference:
             self.pipeline.settings = values.pipeline_settings()
             seen = self.pipeline(frame, depth=bool(wanted & outputs.depth_topics))
             metres = self._metres(seen, frame, info, received) if "depth" in wanted else Metres()
+            if values.max_depth_m > 0:
+                seen = within_range(seen, values.max_depth_m)
+                metres = replace(metres, depth_m=limited(metres.depth_m, values.max_depth_m))
             messages = outputs.for_planners(wanted, header, seen, info, metres.depth_m)
             withheld = self._withheld(wanted, messages, frame, info, metres)
             self._statistics.stage(diagnostics.PUBLISHING)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
@@ -151,6 +153,20 @@ class Outputs:
 def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Colours of labels [H, W] by a palette [256, 3] uint8: [H, W, 3] uint8."""
     return np.take(palette, labels, axis=0)  # [H, W, 3]
+
+
+def within_range(seen: Prediction, max_depth_m: float) -> Prediction:
+    """The same with metric depth `limited`; inverse depth has no metres and stays as it is."""
+    if seen.depth_kind is DepthKind.RELATIVE:
+        return seen
+    return replace(seen, depth=limited(seen.depth, max_depth_m))
+
+
+def limited(depth_m: np.ndarray | None, max_depth_m: float) -> np.ndarray | None:
+    """Metres [H, W] with +Inf for what is farther (REP-117); NaN, which is unknown, stays."""
+    if depth_m is None:
+        return None
+    return np.where(depth_m > max_depth_m, np.float32(np.inf), depth_m)  # [H, W]
 
 
 def overlaid(rgb: np.ndarray, color: np.ndarray, labels: np.ndarray, opacity: float) -> np.ndarray:

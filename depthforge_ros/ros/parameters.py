@@ -26,6 +26,20 @@ if TYPE_CHECKING:
     from depthforge_ros.pipeline import PipelineSettings
 
 
+OUTPUTS = (
+    "semantic",
+    "confidence",
+    "depth",
+    "inverse_depth",
+    "camera_info",
+    "semantic_color",
+    "overlay",
+)
+"""Every output of a frame, by the name of its private topic."""
+
+ALL = "all"
+
+
 class Effect(Enum):
     """When a new value acts."""
 
@@ -129,6 +143,19 @@ class Parameters:
         "true: outputs have the size of the image; false: the size of the inference, and "
         "~/camera_info is scaled with them.",
     )
+    outputs: str = _parameter(
+        ALL,
+        Effect.LIVE,
+        "Outputs of a frame that may be published, their names joined by commas; all: every one "
+        "that somebody listens to.",
+    )
+    max_depth_m: float = _parameter(
+        0.0,
+        Effect.LIVE,
+        "Metres beyond which ~/depth is +Inf, which means out of range; 0: no limit.",
+        low=0.0,
+        high=1000.0,
+    )
     overlay_opacity: float = _parameter(
         0.5,
         Effect.LIVE,
@@ -212,6 +239,17 @@ class Parameters:
             raise ValueError(f"short_side_px is {self.short_side_px}; wanted 0 or 64..4096")
         if 0 < self.camera_height_m < 0.1:
             raise ValueError(f"camera_height_m is {self.camera_height_m}; wanted 0 or 0.1..10")
+        unknown = sorted(self.allowed_outputs() - {*OUTPUTS})
+        if unknown or not self.allowed_outputs():
+            raise ValueError(
+                f"outputs is {self.outputs!r}; wanted {ALL}, or some of {', '.join(OUTPUTS)}"
+            )
+
+    def allowed_outputs(self) -> frozenset[str]:
+        """Names of the outputs that may be published."""
+        if self.outputs.strip() == ALL:
+            return frozenset(OUTPUTS)
+        return frozenset(name.strip() for name in self.outputs.split(",") if name.strip())
 
     def pipeline_settings(self) -> PipelineSettings:
         """The part of the parameters that the pipeline reads at every frame."""
