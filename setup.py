@@ -62,6 +62,7 @@ setup(
         "train": ["pillow", "scipy", "tensorboard"],
         "test": [
             "colcon-common-extensions",
+            "hypothesis>=6",
             "pytest>=8",
             "ruff>=0.17,<0.18",  # what it reports and how it formats changes between minors
             "scikit-learn",

@@ -96,8 +96,8 @@ class Listener:
                 raise TimeoutError(f"not within {timeout_s} s")
             self._executor.spin_once(timeout_sec=0.05)
 
-    def drain(self) -> None:
-        """Receive what has arrived already."""
+    def drain(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Receive what has arrived already, or until there is enough."""
         until = time.monotonic() + 0.3
-        while time.monotonic() < until:
+        while time.monotonic() < until and not enough():
             self._executor.spin_once(timeout_sec=0.05)

@@ -7,7 +7,7 @@ import array
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class RunningNode:
     def threads(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
 
+    def handles(self) -> int:
+        """Open files, sockets and pipes."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def end(self, number: int = signal.SIGINT) -> int:
         """Its exit status after the signal."""
         self.process.send_signal(number)
@@ -60,13 +64,20 @@ def end_politely(process: subprocess.Popen) -> None:
 
 
 @contextmanager
-def running_node(domain: int, folder: Path, *remaps: str, **parameters: Any) -> Iterator:
+def running_node(
+    domain: int,
+    folder: Path,
+    *remaps: str,
+    program: Sequence[str] = ("-m", "depthforge_ros.ros.node"),
+    **parameters: Any,
+) -> Iterator:
     """One thread for the network, so that its numbers are those of one thread in this process.
 
-    The images of `image_message` are years old.
+    program: what Python runs, the node or something around it. The images of `image_message` are
+    years old.
     """
     values = {"threads": 1, "short_side_px": HEIGHT, "drop_stale": False, **parameters}
-    command = [sys.executable, "-m", "depthforge_ros.ros.node", "--ros-args"]
+    command = [sys.executable, *program, "--ros-args"]
     for name, value in values.items():
         text = f"'{value}'" if isinstance(value, str) else str(value).lower()
         command += ["-p", f"{name}:={text}"]
@@ -132,7 +143,7 @@ class Bench(Listener):
             found.extend(answer for answer in heard if answer.header.stamp == stamp)
             if not found:
                 self.send(message)
-                self.drain()
+                self.drain(lambda: any(answer.header.stamp == stamp for answer in heard))
             return bool(found)
 
         self.spin_until(answered, timeout_s)

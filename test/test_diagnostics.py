@@ -124,7 +124,7 @@ def test_a_node_that_is_not_active_is_judged_by_its_last_configure(
 
 def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics) -> None:
     situation = Situation(
-        "active", "", "nano", "a.safetensors", "cuda:0", "eager", "bf16", "/cam/image"
+        "active", "", "nano", "a.safetensors", "cuda:0", "eager", "bf16", "/cam/image", 1
     )
     statistics.open_input()
     clock.now_ms += 500
@@ -142,6 +142,7 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
         "variant": "nano",
         "checkpoint": "a.safetensors",
         "input topic": "/cam/image",
+        "input publishers": "1",
         "input size": "1920x1080",
         "frames in": "1",
         "frames out": "1",

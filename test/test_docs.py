@@ -183,3 +183,13 @@ def test_every_link_to_a_file_leads_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_fault_names_tests_that_exist():
+    rows = table_rows((ROOT / "docs" / "faults.md").read_text("utf-8"), "fault")
+    for *_, held_by in rows:
+        files = re.findall(r"\b(test_\w+\.py)", held_by)
+        assert files
+        sources = "".join((ROOT / "test" / name).read_text("utf-8") for name in files)
+        for name in re.findall(r"`(test_\w+)`", held_by):
+            assert f"def {name}(" in sources, name

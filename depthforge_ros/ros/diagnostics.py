@@ -245,7 +245,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Situation:
-    """What the node is and runs. failure: why the last configure failed, empty where it did not."""
+    """What the node is and runs.
+
+    failure: why the last configure failed, empty where it did not. publishers: of images on topic.
+    """
 
     state: str
     failure: str = ""
@@ -255,6 +258,7 @@ class Situation:
     backend: str = ""
     precision: str = ""
     topic: str = ""
+    publishers: int = 0
 
 
 def status(name: str, situation: Situation, health: Health, limits: Parameters) -> DiagnosticStatus:
@@ -272,6 +276,7 @@ def status(name: str, situation: Situation, health: Health, limits: Parameters) 
         "variant": situation.variant,
         "checkpoint": situation.checkpoint,
         "input topic": situation.topic,
+        "input publishers": str(situation.publishers),
         "input size": "" if health.input_size is None else "{}x{}".format(*health.input_size),
         "frames in": str(health.frames_in),
         "frames out": str(health.frames_out),
@@ -321,6 +326,8 @@ def _findings(
         what = "input stalled: no image" if health.input_seen else "no image yet"
         level = error if health.silence_s > limits.stall_error_after_s else warn
         yield level, f"{what} on {situation.topic} for {health.silence_s:.1f} s"
+    if situation.publishers > 1:
+        yield warn, f"{situation.publishers} publishers on {situation.topic}; wanted one camera"
     for output, reason in health.withheld.items():
         yield warn, f"no {output}: {reason}"
     if situation.checkpoint in MEANINGLESS:

@@ -266,12 +266,18 @@ class DepthForgeNode(LifecycleNode):
             report = DiagnosticArray()
             report.header.stamp = self.get_clock().now().to_msg()
             health = self._statistics.snapshot()
-            report.status = [diagnostics.status(name, self._situation, health, self._values)]
             try:
+                situation = self._counted(self._situation)
+                report.status = [diagnostics.status(name, situation, health, self._values)]
                 self._diagnostics.publish(report)
             except Exception:  # the context ended since
                 if self.context.ok():
                     raise
+
+    def _counted(self, situation: Situation) -> Situation:
+        """The situation with the number of those who publish images at the moment."""
+        count = self.count_publishers(situation.topic) if situation.topic else 0
+        return replace(situation, publishers=count)
 
     def close(self) -> bool:
         """End the threads and destroy the node. Returns False where a thread is still busy."""
