@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from depthforge_ros.engine.build import untrained_network
 from depthforge_ros.network.deploy import Folded, Sampling, deploy, tune
 from depthforge_ros.network.deploy.cpu import FEW_TOKENS, attend_by_head
+from depthforge_ros.network.deploy.sampling import sample_by_bags, sample_by_grid
 from depthforge_ros.network.deploy.strips import Strip, resized_strip
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.variant import load_variant
@@ -85,6 +86,20 @@ def test_both_ways_of_sampling_agree(name):
     network = lively_network(VARIANTS[name](), torch.float64)
     images = random_images(96, 64)
     assert_same(network, deploy(network, 96, 64, sampling=Sampling.GATHER), images, 1e-9)
+
+
+def test_sampling_by_bags_agrees_inside_and_outside():
+    torch.manual_seed(5)
+    shapes = ((3, 5), (6, 4))
+    N = sum(h * w for h, w in shapes)
+    value = torch.randn(2, N, 3, 4, dtype=torch.float64)
+    centres = torch.rand(N, 2, dtype=torch.float64)
+    offsets = 4 * torch.randn(2, N, 3, 2, 4, 2, dtype=torch.float64)
+    weights = torch.rand(2, N, 3, 2, 4, dtype=torch.float64)
+    wanted = sample_by_grid(value, centres, offsets, weights, shapes)
+    found = sample_by_bags(value, centres, offsets, weights, shapes)
+    torch.testing.assert_close(found, wanted)
+    assert wanted.abs().max() > 1
 
 
 def test_without_depth_there_is_none():

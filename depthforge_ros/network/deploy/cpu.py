@@ -16,10 +16,16 @@ from torch import Tensor
 from depthforge_ros.network.deploy.encoders import DeployedBlock
 from depthforge_ros.network.deploy.layers import Linear
 from depthforge_ros.network.deploy.network import Folded
-from depthforge_ros.network.deploy.strips import Strip, resized_strip
+from depthforge_ros.network.deploy.pixel_decoder import DeployedAttention
+from depthforge_ros.network.deploy.sampling import sample_by_bags
+from depthforge_ros.network.deploy.strips import resized_strip, strips_of
 
-REFINED_ROWS = 8
-SCORED_ROWS = 32
+STRIP_ELEMENTS = 2**20
+"""Of a strip of a large map: a few such buffers fit a processor's cache."""
+
+BAGGED_CHANNELS = 16
+"""Width of a head from which sampling by bags is faster than F.grid_sample."""
+
 FEW_TOKENS = 256  # attention of fewer is too little work to be worth many calls
 
 
@@ -30,8 +36,11 @@ def tune(folded: Folded) -> Folded:
     """
     if folded.tokens.delta.weight.device.type != "cpu":
         return folded
-    folded.refinement.rows_at_once = REFINED_ROWS
+    folded.refinement.strip_elements = STRIP_ELEMENTS
     folded.scores = scores_by_strips
+    for module in folded.modules():
+        if isinstance(module, DeployedAttention) and module.channels >= BAGGED_CHANNELS:
+            module.sample = sample_by_bags
     if not has_onednn():
         return folded
     for module in folded.modules():
@@ -84,8 +93,8 @@ def scores_by_strips(class_logits: Tensor, mask_logits: Tensor, size: torch.Size
     classes = class_logits.softmax(-1)[..., :-1].transpose(1, 2)  # [B, K, Q]
     height, width = size
     result = mask_logits.new_empty(classes.shape[0], classes.shape[1], height, width)
-    for first in range(0, height, SCORED_ROWS):
-        rows = min(SCORED_ROWS, height - first)
-        masks = resized_strip(mask_logits, Strip(height, width, first, rows)).sigmoid()
-        result[:, :, first : first + rows] = (classes @ masks.flatten(2)).unflatten(2, (rows, -1))
+    for strip in strips_of(height, width, mask_logits.shape[1], STRIP_ELEMENTS):
+        masks = resized_strip(mask_logits, strip).sigmoid()
+        rows = slice(strip.first, strip.first + strip.rows)
+        result[:, :, rows] = (classes @ masks.flatten(2)).unflatten(2, (strip.rows, -1))
     return result

@@ -22,7 +22,7 @@ from depthforge_ros.network.deploy.layers import (
     product,
     resized,
 )
-from depthforge_ros.network.deploy.strips import Strip, resized_strip
+from depthforge_ros.network.deploy.strips import Strip, resized_strip, strips_of
 from depthforge_ros.network.pixel_decoder import PixelDecoder
 from depthforge_ros.network.refinement import RefinementDecoder
 
@@ -88,7 +88,7 @@ class DeployedRefinement(nn.Module):
 
     def __init__(self, source: RefinementDecoder, lateral: nn.Conv2d) -> None:
         super().__init__()
-        self.rows_at_once: int | None = None  # all
+        self.strip_elements: int | None = None  # all at once
         self.channel_gate = linear(source.channel_gate[2])
         spatial = source.spatial_gate[0]
         taps = spatial.weight.detach()[0].flatten(1).T  # [9, C]
@@ -105,15 +105,12 @@ class DeployedRefinement(nn.Module):
 
     def forward(self, levels: list[Level]) -> Tensor:
         """Levels, fine to coarse -> projection of the refined finest map [B, D, h_0, w_0]."""
-        height, width = levels[0].whole.shape[2:]
-        step = self.rows_at_once or height
+        _, channels, height, width = levels[0].whole.shape
+        strips = strips_of(height, width, channels, self.strip_elements)
         result = levels[0].narrow + self.bias
         for level, fuse in zip(levels, self.fuse, strict=True):
-            strips = [
-                self.fused(level, fuse, Strip(height, width, row, min(step, height - row)))
-                for row in range(0, height, step)
-            ]
-            fused = as_map(torch.cat(strips, dim=1), height, width).to(result.dtype)
+            parts = [self.fused(level, fuse, strip) for strip in strips]
+            fused = as_map(torch.cat(parts, dim=1), height, width).to(result.dtype)
             taps = fused[:, -self.TAPS :]
             spatial = torch.conv2d(taps, self.shifts, self.spatial_bias, padding=1).sigmoid()
             result = result + spatial * fused[:, : -self.TAPS]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two ways to sample features at places between pixels; they agree, runtimes differ.
+"""Ways to sample features at places between pixels; they agree, runtimes differ.
 
-Both take value [B, N, heads, D], N counting the positions of all levels of `shapes` (h, w);
+All take value [B, N, heads, D], N counting the positions of all levels of `shapes` (h, w);
 centres [N, 2] of the looking positions, (x, y) in 0..1; offsets [B, N, heads, levels, points, 2]
-from there in pixels of the level looked at; weights [B, N, heads, levels, points]. Both return
+from there in pixels of the level looked at; weights [B, N, heads, levels, points]. All return
 Σ weight·value [B, N, heads·D], bilinear, 0 outside.
 """
 
@@ -80,6 +80,53 @@ def sample_by_gather(
             mixed = mixed + (part[..., None] * picked).sum(3)
         start += h * w
     return mixed.flatten(2)
+
+
+def sample_by_bags(
+    value: Tensor,
+    centres: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    shapes: tuple[tuple[int, int], ...],
+) -> Tensor:
+    """By weighted sums of rows, F.embedding_bag, which a CPU does without storing the samples.
+
+    For wide heads: of few channels, F.grid_sample is faster. Not for export.
+    """
+    B, N, heads, _ = value.shape
+    # With a border of zeros, one before and two behind, what is outside needs no condition.
+    padded = [
+        F.pad(part.unflatten(1, shape), (0, 0, 0, 0, 1, 2, 1, 2)).flatten(1, 2)
+        for part, shape in zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
+    ]
+    rows = torch.cat(padded, dim=1)  # [B, padded positions, heads, D]
+    starts = [sum(part.shape[1] for part in padded[:level]) for level in range(len(shapes))]
+    whole = dict(dtype=torch.int32, device=value.device)
+    strides = torch.tensor([w + 3 for _, w in shapes], **whole)[:, None]  # [levels, 1]
+    origins = torch.tensor(starts, **whole)[:, None] + strides + 1  # where pixel (0, 0) is
+    extents = value.new_tensor([(w, h) for h, w in shapes])[:, None]  # [levels, 1, 2]
+    head = torch.arange(heads, **whole)[:, None]  # [heads, 1]
+    one = torch.tensor([0, 1], **whole)
+    corners = strides[..., None, None] * one[:, None] + one  # [levels, 1, 2, 2]
+    result = torch.empty_like(value)
+    for image in range(B):
+        places = centres[:, None, None, None] * extents - 0.5 + offsets[image]
+        places = torch.minimum(places.clamp_min_(-1), extents)  # [N, heads, levels, points, 2]
+        low = places.floor()
+        x, y = low.int().unbind(-1)  # [N, heads, levels, points] each
+        index = (origins + y * strides + x)[..., None, None] + corners  # […, 2, 2], y first
+        index = index.flatten(2) * heads + head  # [N, heads, levels·points·4]
+        right, below = (places - low).unbind(-1)
+        across = torch.stack([1 - right, right], dim=-1)
+        down = torch.stack([1 - below, below], dim=-1) * weights[image][..., None]
+        share = (down[..., None] * across[..., None, :]).flatten(2)
+        result[image] = F.embedding_bag(
+            index.flatten(0, 1),
+            rows[image].flatten(0, 1),  # [padded positions·heads, D]
+            mode="sum",
+            per_sample_weights=share.flatten(0, 1),
+        ).unflatten(0, (N, heads))
+    return result.flatten(2)
 
 
 SAMPLERS = {Sampling.GRID: sample_by_grid, Sampling.GATHER: sample_by_gather}

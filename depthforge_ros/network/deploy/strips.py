@@ -20,6 +20,14 @@ class Strip:
     rows: int
 
 
+def strips_of(height: int, width: int, channels: int, elements: int | None) -> list[Strip]:
+    """Strips of a map [channels, height, width] of about so many elements each; None: one."""
+    rows = height if elements is None else max(1, round(elements / (width * channels)))
+    return [
+        Strip(height, width, first, min(rows, height - first)) for first in range(0, height, rows)
+    ]
+
+
 def resized_strip(x: Tensor, strip: Strip) -> Tensor:
     """A strip of a map [B, C, h, w] resized to the strip's map, bilinear: [B, C, rows, width]."""
     h = x.shape[2]
