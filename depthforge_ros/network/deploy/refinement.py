@@ -29,10 +29,11 @@ from depthforge_ros.network.refinement import RefinementDecoder
 
 @dataclass(frozen=True)
 class Level:
-    """One level at its own size, whole and as its readers see it.
+    """One level as its readers see it, and whole for the gates.
 
-    whole: [B, C, h, w]. gate: [B, C / 16, h, w], what the channel gate's first layer makes of it.
-    narrow: [B, D, h, w], its projection to the decoder's width D.
+    whole: [B, C, h, w]; the finest level's still to be enlarged, where no stem adds to it.
+    gate: [B, C / 16, h, w], what the channel gate's first layer makes of it. narrow: [B, D, h, w],
+    its projection to the decoder's width D.
     """
 
     whole: Tensor
@@ -44,11 +45,15 @@ class LevelReader(nn.Module):
     """Patches, and what a stem saw, as a level.
 
     gate: the channel gate's first layer, C to C / 16. project: the 1×1 convolution to width D.
-    finer: the stem's 1×1 convolution to C, None where there is none.
+    finer: the stem's 1×1 convolution to C, None where there is none. finest: whether the size of
+    this level is the one at which the gates work.
     """
 
-    def __init__(self, gate: nn.Conv2d, project: nn.Conv2d, finer: nn.Conv2d | None) -> None:
+    def __init__(
+        self, gate: nn.Conv2d, project: nn.Conv2d, finer: nn.Conv2d | None, *, finest: bool
+    ) -> None:
         super().__init__()
+        self.finest = finest
         self.widths = (gate.out_channels, project.out_channels)
         read = torch.cat([matrix(gate), matrix(project)])  # [C / 16 + D, C]
         zero = gate.bias.new_zeros(project.out_channels)
@@ -64,7 +69,9 @@ class LevelReader(nn.Module):
         self, patches: Tensor, seen: Tensor | None, grid: tuple[int, int], size: tuple[int, int]
     ) -> Level:
         """patches [B, rows·columns, C] of grid (rows, columns); seen [B, c, *size]."""
-        whole = resized(as_map(patches, *grid), size)  # [B, C, h, w]
+        whole = as_map(patches, *grid)  # [B, C, rows, columns]
+        if self.seen is not None or not self.finest:
+            whole = resized(whole, size)  # [B, C, h, w]
         if size[0] < grid[0]:  # smaller than the patches: the fewer positions are read
             read = as_map(self.read(as_tokens(whole)), *size)
         else:
@@ -105,8 +112,8 @@ class DeployedRefinement(nn.Module):
 
     def forward(self, levels: list[Level]) -> Tensor:
         """Levels, fine to coarse -> projection of the refined finest map [B, D, h_0, w_0]."""
-        _, channels, height, width = levels[0].whole.shape
-        strips = strips_of(height, width, channels, self.strip_elements)
+        height, width = levels[0].narrow.shape[2:]
+        strips = strips_of(height, width, levels[0].whole.shape[1], self.strip_elements)
         result = levels[0].narrow + self.bias
         for level, fuse in zip(levels, self.fuse, strict=True):
             parts = [self.fused(level, fuse, strip) for strip in strips]
@@ -130,6 +137,6 @@ def level_readers(
     projections = [decoder.lateral_conv, *reversed(decoder.input_convs)]
     stems = [*finer, *[None] * (len(projections) - len(finer))]
     return nn.ModuleList(
-        LevelReader(refinement.channel_gate[0], project.conv, stem)
-        for project, stem in zip(projections, stems, strict=True)
+        LevelReader(refinement.channel_gate[0], project.conv, stem, finest=index == 0)
+        for index, (project, stem) in enumerate(zip(projections, stems, strict=True))
     )
