@@ -1,23 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge annotate BAG OUT`: the command line around `annotation.annotate_bag`."""
+"""`depthforge annotate`: the command line around `annotation.annotate_bag` and `many_bags`."""
 
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import sqlite3
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from depthforge_ros.resources import sha256_of
-from depthforge_ros.ros.annotation import MIB, annotate_bag
+from depthforge_ros.ros.annotation import MIB, Summary, annotate_bag
+from depthforge_ros.ros.many_bags import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    Annotate,
+    Work,
+    annotate_here,
+    annotate_with_workers,
+    find_work,
+    shard_of,
+)
 from depthforge_ros.ros.segments import STORAGES
 from depthforge_ros.variant import variant_names
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `depthforge annotate`."""
-    parser.add_argument("bag", type=Path, metavar="BAG", help="bag to read: folder, .mcap or .db3")
-    parser.add_argument("out", type=Path, metavar="OUT", help="bag to write; must not exist")
+    parser.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="BAG OUT: a bag to read (folder, .mcap or .db3) and the bag to write, which must not "
+        "exist; with --into: bags, or folders with bags below",
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="annotate many bags, each into this folder"
+    )
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="with --into: only the i-th of n parts"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="with --into: processes at once"
+    )
     parser.add_argument(
         "--topic",
         action="append",
@@ -59,16 +88,59 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Annotate; 0 where OUT is written, 1 where writing failed, 130 where it was interrupted."""
+    """Annotate; 0 where all is written, 1 where something failed, 130 where it was interrupted.
+
+    75 with --into where another run is still writing one of the bags.
+    """
+    if args.split_mib < 1:
+        raise ValueError(f"--split-mib is {args.split_mib}; wanted at least 1")
+    if args.camera_height is not None and not args.camera_height > 0:
+        raise ValueError(f"--camera-height is {args.camera_height}; wanted metres above 0")
+    if args.workers < 1:
+        raise ValueError(f"--workers is {args.workers}; wanted at least 1")
+    if args.into is not None:
+        work = shard_of(find_work(args.paths, args.into), args.shard)
+        begin = functools.partial(_annotate_many, args)
+        return (
+            begin(work) if args.workers == 1 else annotate_with_workers(work, args.workers, begin)
+        )
+    if len(args.paths) != 2:
+        raise ValueError(f"{len(args.paths)} paths; wanted BAG OUT, or BAG ... --into FOLDER")
+    if args.workers > 1 or args.shard != "1/1":
+        raise ValueError("--shard and --workers are for many bags; wanted --into FOLDER with them")
+    annotate = _annotator(args, progress=True)
+    source, target = args.paths
+    try:
+        summary = annotate(Work(source, target))
+    except (OSError, sqlite3.Error) as error:
+        print(
+            f"writing {target} failed: {error}. There is no {target}; what is finished is in "
+            f"{target}.partial, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        return FAILED
+    print(summary.told())
+    if not summary.finished:
+        print(f"stopped before the end; the same command goes on from {target}.partial")
+        return INTERRUPTED
+    return DONE
+
+
+def _annotate_many(args: argparse.Namespace, work: Sequence[Work]) -> int:
+    """What one worker does."""
+    if args.workers > 1:
+        import torch
+
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // args.workers))
+    return annotate_here(work, _annotator(args, progress=args.workers == 1))
+
+
+def _annotator(args: argparse.Namespace, progress: bool) -> Annotate:
+    """What annotates a bag as the arguments say, with the network loaded."""
     from depthforge_ros.engine.build import build_engine, default_checkpoint
     from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
     from depthforge_ros.variant import load_variant
 
-    if args.split_mib < 1:
-        raise ValueError(f"--split-mib is {args.split_mib}; wanted at least 1")
-    height_m = args.camera_height
-    if height_m is not None and not height_m > 0:
-        raise ValueError(f"--camera-height is {height_m}; wanted metres above 0")
     settings = PipelineSettings(
         mode=Mode(args.mode),
         short_side_px=args.short_side,
@@ -86,40 +158,19 @@ def run(args: argparse.Namespace) -> int:
         "backend": engine.backend,
         "precision": engine.precision,
     }
-    try:
-        summary = annotate_bag(
-            args.bag,
-            args.out,
+
+    def annotate(work: Work) -> Summary:
+        return annotate_bag(
+            work.source,
+            work.target,
             Pipeline(engine, settings),
             topics=args.topic or (),
             job=job,
             namespace=args.namespace.rstrip("/"),
-            camera_height_m=height_m or 0.0,
+            camera_height_m=args.camera_height or 0.0,
             storage=args.storage,
             segment_bytes=args.split_mib * MIB,
+            progress=progress,
         )
-    except (OSError, sqlite3.Error) as error:
-        print(
-            f"writing {args.out} failed: {error}. There is no {args.out}; what is finished is in "
-            f"{args.out}.partial, and the same command goes on from there",
-            file=sys.stderr,
-        )
-        return 1
-    refused = ", ".join(f"{count} {cause}" for cause, count in summary.refused.items()) or "none"
-    print(
-        f"{summary.messages} messages copied, {summary.frames} images annotated, refused: {refused}"
-    )
-    if summary.without_depth:
-        print(
-            f"{summary.without_depth} images have no depth: metres need a calibrated camera_info "
-            "beside the image topic, of the image's size and frame_id"
-        )
-    if summary.without_metres:
-        print(
-            f"{summary.without_metres} images have no metres: too little road, no plane, or no "
-            "calibrated camera_info of the image's size and frame_id"
-        )
-    if not summary.finished:
-        print(f"stopped before the end; the same command goes on from {args.out}.partial")
-        return 130
-    return 0
+
+    return annotate

@@ -74,6 +74,24 @@ class Summary:
     messages: int
     finished: bool
 
+    def told(self) -> str:
+        """The counts in a line, and lines for what is missing."""
+        refused = ", ".join(f"{count} {cause}" for cause, count in self.refused.items()) or "none"
+        lines = [
+            f"{self.messages} messages copied, {self.frames} images annotated, refused: {refused}"
+        ]
+        if self.without_depth:
+            lines.append(
+                f"{self.without_depth} images have no depth: metres need a calibrated camera_info "
+                "beside the image topic, of the image's size and frame_id"
+            )
+        if self.without_metres:
+            lines.append(
+                f"{self.without_metres} images have no metres: too little road, no plane, or no "
+                "calibrated camera_info of the image's size and frame_id"
+            )
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -106,6 +124,7 @@ def annotate_bag(
     camera_height_m: float = 0.0,
     storage: str = "mcap",
     segment_bytes: int = 512 * MIB,
+    progress: bool = True,
 ) -> Summary:
     """Write `target`: the messages of `source` and what the pipeline sees in its images.
 
@@ -114,7 +133,7 @@ def annotate_bag(
     camera_height_m: of all cameras above the road, for metres of a relative network; 0: no such
     metres. A resumed run learns the cameras' pitch anew.
     segment_bytes: size of one file of the new bag, and so the most that a kill undoes. SIGINT and
-    SIGTERM finish the file and end the run unfinished.
+    SIGTERM finish the file and end the run unfinished. progress: whether a bar shows it.
 
     Raises BagError, ValueError where camera_height_m does not fit, and OSError or sqlite3.Error
     where writing fails; then there is no target.
@@ -156,7 +175,11 @@ def annotate_bag(
             segment_bytes=segment_bytes,
         )
         images = sum(t.count for t in recorded if t.name in {camera.topic for camera in cameras})
-        with bag, _stop_requests() as stop, tqdm(total=images, unit="image") as bar:
+        with (
+            bag,
+            _stop_requests() as stop,
+            tqdm(total=images, unit="image", disable=not progress) as bar,
+        ):
             bar.update(bag.progress["images"])
             writer = _Annotator(bag, pipeline, cameras, ground, bar)
             writer.look_ahead(reader)

@@ -37,13 +37,28 @@ STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 _BAG_VERSION = 8
 
 
+class ExistsError(BagError):
+    """The bag is there already. difference: how its job differs from ours; empty: not at all."""
+
+    def __init__(self, target: Path, difference: str) -> None:
+        super().__init__(f"{target} exists already; it is not overwritten")
+        self.difference = difference
+
+
+class TakenError(BagError):
+    """Another process writes the bag at this moment."""
+
+
 class SegmentedBag:
     """A bag open for writing, fresh or where a killed run left it. Use as a context manager.
 
     progress: counters of the caller's, kept with every finished file and so exact after a kill.
 
-    Raises BagError where the target exists, another process writes it, or OUT.partial belongs to
-    a different job; the text names the difference.
+    Any number of processes may try to write the same bag, on several machines where their file
+    system locks files between them: one of them does.
+
+    Raises ExistsError where the target exists, TakenError where another process writes it, and
+    BagError where OUT.partial belongs to a different job; the text names the difference.
     """
 
     def __init__(
@@ -70,11 +85,12 @@ class SegmentedBag:
         self._lock: int | None = None
 
     def __enter__(self) -> SegmentedBag:
-        if self.target.exists():
-            raise BagError(f"{self.target} exists already; it is not overwritten")
-        self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.partial / "lock", os.O_CREAT | os.O_RDWR)
+        while not self._locked():
+            pass
         try:
+            if self.target.exists():  # finished by another process between a look and the lock
+                self._remove_partial()
+                self._refuse_target()
             self._take_over()
         except BaseException:
             self._release()
@@ -140,15 +156,53 @@ class SegmentedBag:
             raise BagError(f"{self.target} has appeared meanwhile; it is not overwritten")
         bag.rename(self.target)
         _sync(self.target.parent)
-        shutil.rmtree(self.partial)
+        self._remove_partial()
+
+    def _refuse_target(self) -> None:
+        """Raises ExistsError where there is a target."""
+        if not self.target.exists():
+            return
+        try:
+            custom = self._metadata(self.target)["custom_data"]
+            difference = self._difference(json.loads(custom["depthforge"]))
+        except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+            difference = "nobody knows how it was made"
+        raise ExistsError(self.target, difference)
+
+    def _locked(self) -> bool:
+        """Lock OUT.partial. False where whoever had it has taken it away meanwhile.
+
+        Raises ExistsError, and TakenError where another process holds the lock.
+        """
+        self._refuse_target()
+        path = self.partial / "lock"
+        try:
+            self.partial.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path, os.O_CREAT | os.O_RDWR)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The lock of a file that is gone keeps nobody out.
+            if os.path.samestat(os.fstat(self._lock), os.stat(path)):
+                return True
+        except BlockingIOError as error:
+            self._release()
+            raise TakenError(f"{self.partial} is being written by another process") from error
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            self._release()
+            raise
+        self._release()
+        return False
+
+    def _remove_partial(self) -> None:
+        """Take OUT.partial away as a whole, so that nobody takes it over half removed."""
+        gone = self.partial.with_name(f"{self.partial.name}.removed")
+        shutil.rmtree(gone, ignore_errors=True)  # of a run that was killed right here
+        self.partial.rename(gone)
+        shutil.rmtree(gone)
 
     def _take_over(self) -> None:
-        """Lock OUT.partial, check that its job is ours, and count what it has."""
-        assert self._lock is not None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BagError(f"{self.partial} is being written by another process") from error
+        """Check that the job of OUT.partial is ours, and count what it has."""
         job_file = self.partial / "job.json"
         if job_file.exists():
             self._compare(json.loads(job_file.read_text("utf-8")))
@@ -170,16 +224,19 @@ class SegmentedBag:
             custom = self._metadata(self._finished[-1])["custom_data"]
             self.progress.update(json.loads(custom["progress"]))
 
-    def _compare(self, begun: Mapping[str, Any]) -> None:
+    def _difference(self, begun: Mapping[str, Any]) -> str:
         names = sorted(begun.keys() | self._job.keys())
-        changed = [name for name in names if begun.get(name) != self._job.get(name)]
-        if changed:
-            differences = "; ".join(
-                f"{name} was {begun.get(name)!r} and is now {self._job.get(name)!r}"
-                for name in changed
-            )
+        return "; ".join(
+            f"{name} was {begun.get(name)!r} and is now {self._job.get(name)!r}"
+            for name in names
+            if begun.get(name) != self._job.get(name)
+        )
+
+    def _compare(self, begun: Mapping[str, Any]) -> None:
+        difference = self._difference(begun)
+        if difference:
             raise BagError(
-                f"{self.partial} was begun differently: {differences}. Run it as it was begun, or "
+                f"{self.partial} was begun differently: {difference}. Run it as it was begun, or "
                 "remove it to start over"
             )
 
