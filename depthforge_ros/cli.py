@@ -89,6 +89,18 @@ def _weights() -> VerbModule:
     return command
 
 
+def _doctor() -> VerbModule:
+    from depthforge_ros import doctor
+
+    return doctor
+
+
+def _transport() -> VerbModule:
+    from depthforge_ros import transport
+
+    return transport
+
+
 VERBS = {
     "demo": Verb("images through the real node over DDS into masks you can look at", _demo),
     "play": Verb("publish a folder of images or a bag as if it were live", _play),
@@ -96,6 +108,8 @@ VERBS = {
     "benchmark": Verb("measure what the node costs, from the stamp to the mask", _benchmark),
     "train": Verb("train one stage of a network, or go on where it was stopped", _train),
     "weights": Verb("list, fetch, convert and inspect the weights of networks", _weights),
+    "doctor": Verb("look whether this machine is fit to run the node, and say what to do", _doctor),
+    "transport": Verb("write a Fast DDS profile with room for your cameras' images", _transport),
     "evaluate": Verb("mIoU, depth errors and calibration on labelled images", _evaluate),
 }
 

@@ -8,6 +8,7 @@ An argument that is left empty changes nothing: the parameter file decides.
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
@@ -19,12 +20,15 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch import LaunchContext, LaunchDescription
 
 SHARE = Path(__file__).resolve().parent.parent
+DEFAULTS = SHARE / "config" / "depthforge.yaml"
+PRESETS = SHARE / "config" / "presets"
 
 ARGUMENTS = (
     ("image", "image", "Topic of the camera; of image_transport compressed, without /compressed."),
     ("camera_info", "camera_info", "Topic of the camera's CameraInfo."),
     ("namespace", "", "Namespace of the node, for example one for every camera."),
-    ("params_file", str(SHARE / "config" / "depthforge.yaml"), "Parameters of the node."),
+    ("params_file", str(DEFAULTS), "Parameters of the node."),
+    ("preset", "", "A file of config/presets: cpu, desktop_gpu, orin; params_file overrides it."),
     ("variant", "", "Parameter variant."),
     ("checkpoint", "", "Parameter checkpoint."),
     ("device", "", "Parameter device."),
@@ -37,6 +41,8 @@ ARGUMENTS = (
         "Fast DDS profile with shared memory for images; an environment that already names one, "
         "and an empty argument, are left alone. The camera driver needs the same.",
     ),
+    ("image_size", "", "WIDTHxHEIGHT by which the profile's shared memory is sized; empty: not."),
+    ("camera_count", "1", "With image_size: how many cameras one process sends images of."),
     ("log_level", "info", "debug, info, warn, error or fatal."),
 )
 
@@ -66,7 +72,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         executable="depthforge_node",
         name="depthforge",
         namespace=given["namespace"],
-        parameters=[path for path in [given["params_file"]] if path] + [overrides],
+        parameters=[*parameter_files(given["params_file"], given["preset"]), overrides],
         remappings=[
             ("image", given["image"]),
             ("image/compressed", f"{given['image']}/compressed"),
@@ -75,7 +81,33 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         ros_arguments=["--log-level", f"{logger}:={given['log_level']}"],
         output="screen",
     )
-    return [*fastdds(given["fastdds_profile"]), node, *rviz(given)]
+    return [*fastdds(fastdds_profile(given)), node, *rviz(given)]
+
+
+def parameter_files(params_file: str, preset: str) -> list[str]:
+    """Paths, of which a later one overrides those before it."""
+    files = [params_file] if params_file else []
+    if not preset:
+        return files
+    path = PRESETS / f"{preset}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(other.stem for other in PRESETS.glob("*.yaml")))
+        raise ValueError(f"preset is {preset!r}; wanted one of {there}")
+    shipped = files == [str(DEFAULTS)]  # holds every parameter, so it cannot come last
+    return [*files, str(path)] if shipped else [str(path), *files]
+
+
+def fastdds_profile(given: dict[str, str]) -> str:
+    """Path of the profile: the one that is named, or one for image_size and camera_count."""
+    if not given["image_size"] or not given["fastdds_profile"]:
+        return given["fastdds_profile"]
+    # Only here: launch may run in a Python that does not see the package.
+    from depthforge_ros.transport import image_size, profile
+
+    text = profile(*image_size(given["image_size"]), int(given["camera_count"]))
+    path = Path(tempfile.mkdtemp(prefix="depthforge_")) / "fastdds.xml"
+    path.write_text(text, "utf-8")
+    return str(path)
 
 
 def fastdds(profile: str) -> list[LaunchDescriptionEntity]:

@@ -20,17 +20,18 @@ ORDER = (
     ("frame",),
     ("strict", "resources"),
     ("variant",),
-    ("street", "ground"),
+    ("street", "ground", "transport"),
     ("network",),
     ("engine",),
     ("pipeline",),
     ("learning", "ros"),
-    ("demo", "benchmark", "weights"),
+    ("demo", "benchmark", "doctor", "weights"),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
 WITHOUT_TORCH = {"__init__", "frame", "resources", "strict", "variant", "street", "ground", "cli"}
+WITHOUT_TORCH |= {"transport"}
 ROS_PACKAGES = {
     "ament_index_python",
     "builtin_interfaces",

@@ -42,6 +42,12 @@ def _working_bridge() -> CvBridge | None:
 
 _BRIDGE = _working_bridge()
 
+
+def bridge_works() -> bool:
+    """Whether images are converted by cv_bridge, and not by OpenCV in its place."""
+    return _BRIDGE is not None
+
+
 MAX_PIXELS = 64_000_000
 """Largest image taken, raw or compressed: a corrupt header must not become an allocation."""
 
