@@ -25,27 +25,26 @@ class InstantEngine:
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
         self.device = torch.device("cpu")
-        self._outputs: dict[tuple[int, ...], CropOutput] = {}
+        self._scenes: dict[tuple[int, int], CropOutput] = {}
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
         """Scores [B, K, h, w] and depth [B, h, w] for crops [B, 3, h, w]."""
-        batch, _, height, width = crops.shape
-        key = (batch, height, width)
-        if key not in self._outputs:
-            self._outputs = {
-                key: self._scene(*key)
-            }  # one size at a time, so that memory stays flat
-        output = self._outputs[key]
-        return output if depth else CropOutput(output.scores, None)
+        batch, _, *size = crops.shape
+        key = size[0], size[1]
+        if key not in self._scenes:
+            self._scenes = {key: self._scene(*key)}  # one size, so that memory stays flat
+        scene = self._scenes[key]
+        scores = scene.scores.expand(batch, -1, -1, -1)
+        return CropOutput(scores, scene.depth.expand(batch, -1, -1) if depth else None)
 
-    def _scene(self, batch: int, height: int, width: int) -> CropOutput:
-        scores = torch.zeros(batch, len(self.variant.labels), height, width)
+    def _scene(self, height: int, width: int) -> CropOutput:
+        scores = torch.zeros(1, len(self.variant.labels), height, width)
         sky = self.variant.labels.id_of("sky") or 0
         scores[:, sky, : height // 2] = 0.9
         scores[:, 0, height // 2 :] = 0.9
         if self.variant.depth_head.max_depth_m is not None:
-            depth = torch.full((batch, height, width), 10.0)
+            depth = torch.full((1, height, width), 10.0)
             depth[:, : height // 2] = self.variant.depth_head.max_depth_m
             return CropOutput(scores, depth)
         below = (torch.arange(height) + 0.5) / height - 0.5
-        return CropOutput(scores, below.clamp_min(0).view(1, -1, 1).expand(batch, -1, width))
+        return CropOutput(scores, below.clamp_min(0).view(1, -1, 1).expand(1, -1, width))

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frame in, Prediction out. Read `Pipeline.__call__` first."""
+"""Frame in, Prediction out. Read `Pipeline.batch` first."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,9 +18,11 @@ from depthforge_ros.pipeline.labels import label_pixels
 from depthforge_ros.pipeline.settings import Mode, PipelineSettings, inference_size
 from depthforge_ros.pipeline.windows import (
     fit_affine,
+    joined,
     merge_windows,
     resize_rgb,
     resize_uint8,
+    to_host,
     window_corners,
 )
 from depthforge_ros.variant import Variant
@@ -37,6 +41,23 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A frame as the engine takes it.
+
+    crops: [n, 3, h, w] uint8: the resized frame at once, or its windows, and where `guided`, the
+    whole frame in a window's size as the last one. corners: (y, x) of the windows; None: at once.
+    """
+
+    frame: Frame
+    depth: bool
+    height: int
+    width: int
+    crops: Tensor
+    corners: list[tuple[int, int]] | None = None
+    guided: bool = False
+
+
 class Pipeline:
     """Frame -> Prediction on one engine. `settings` may be replaced between calls."""
 
@@ -46,56 +67,121 @@ class Pipeline:
 
     def __call__(self, frame: Frame, *, depth: bool = True) -> Prediction:
         """Labels, confidence and (where `depth`) depth of one frame, at the published size."""
-        settings, variant = self.settings, self.engine.variant
-        depth = depth and (variant.depth_head.focal_px is None or frame.focal_px is not None)
-        with torch.inference_mode():
-            height, width = inference_size(frame.height, frame.width, settings, variant)
-            image = resize_rgb(frame.rgb, height, width, self.engine.device)  # [1, 3, h, w]
-            if settings.mode is Mode.WHOLE:
-                output = self.engine(image, depth=depth)
-                scores, depths = output.scores[0], output.depth
-                depth_map = None if depths is None else depths[0]
-            else:
-                scores, depth_map = self._slide(image, depth)
-            size = (frame.height, frame.width) if settings.full_size else (height, width)
-            labels, confidence = label_pixels(scores, size, settings.confidence_threshold)
-            if depth_map is not None:
-                metres = metres_per_unit(frame, height, width, variant)
-                depth_map = finish_depth(depth_map.float(), size, labels, variant, metres)
-        return Prediction(
-            labels=labels.cpu().numpy(),
-            confidence=confidence.cpu().numpy(),
-            depth=None if depth_map is None else depth_map.cpu().numpy(),
-            depth_kind=variant.depth_head.kind,
-            stamp_ns=frame.stamp_ns,
-            frame_id=frame.frame_id,
-        )
+        return self.batch([frame], [depth])[0]
 
-    def _slide(self, image: Tensor, depth: bool) -> tuple[Tensor, Tensor | None]:
-        """Scores [K, h, w] and depth [h, w] of image [1, 3, h, w], window by window."""
+    def batch(
+        self,
+        frames: Sequence[Frame],
+        depth: Sequence[bool],
+        settings: PipelineSettings | None = None,
+    ) -> list[Prediction]:
+        """Predictions of frames, in their order; depth of those where `depth` is true.
+
+        Whole frames of one inference size, and windows of any frames, share calls of the engine, of
+        at most max_batch images each. settings: None: the pipeline's. Raises ValueError where a
+        frame would be inferred at a size that is too large.
+        """
+        settings = settings or self.settings
+        with torch.inference_mode():
+            cuts = [
+                self._cut(frame, wanted, settings)
+                for frame, wanted in zip(frames, depth, strict=True)
+            ]
+            sizes = dict.fromkeys(cut.crops.shape[2:] for cut in cuts)
+            outputs: dict[int, CropOutput] = {}
+            for size in sizes:
+                group = [i for i, cut in enumerate(cuts) if cut.crops.shape[2:] == size]
+                found = self._run([cuts[index] for index in group], settings.max_batch)
+                outputs |= zip(group, found, strict=True)
+            seen = [self._finish(cut, outputs.pop(i), settings) for i, cut in enumerate(cuts)]
+            images = to_host([image for maps in seen for image in maps])
+        predictions = []
+        for frame, maps in zip(frames, seen, strict=True):
+            (labels, confidence, *depths), images = images[: len(maps)], images[len(maps) :]
+            predictions.append(
+                Prediction(
+                    labels=labels,
+                    confidence=confidence,
+                    depth=depths[0] if depths else None,
+                    depth_kind=self.engine.variant.depth_head.kind,
+                    stamp_ns=frame.stamp_ns,
+                    frame_id=frame.frame_id,
+                )
+            )
+        return predictions
+
+    def batching(
+        self, height: int, width: int, settings: PipelineSettings
+    ) -> tuple[tuple[int, int], int]:
+        """What decides whether frames share a call of the engine, and how many frames fill one.
+
+        Frames of equal answers share calls. Raises ValueError where the frame is too large.
+        """
         variant = self.engine.variant
-        crop = variant.crop
-        height, width = image.shape[2:]
+        size = inference_size(height, width, settings, variant)
+        if settings.mode is Mode.WHOLE:
+            return size, settings.max_batch
+        windows = len(window_corners(*size, variant.crop, variant.stride))
+        return (variant.crop, variant.crop), max(1, settings.max_batch // windows)
+
+    def _cut(self, frame: Frame, depth: bool, settings: PipelineSettings) -> _Cut:
+        variant, crop = self.engine.variant, self.engine.variant.crop
+        depth = depth and (variant.depth_head.focal_px is None or frame.focal_px is not None)
+        height, width = inference_size(frame.height, frame.width, settings, variant)
+        image = resize_rgb(frame.rgb, height, width, self.engine.device)  # [1, 3, h, w]
+        if settings.mode is Mode.WHOLE:
+            return _Cut(frame, depth, height, width, image)
         corners = window_corners(height, width, crop, variant.stride)
         crops = torch.cat([image[:, :, y : y + crop, x : x + crop] for y, x in corners])
-        relative = depth and variant.depth_head.kind is DepthKind.RELATIVE
-        if relative and len(corners) > 1:
-            # Each window of a relative network has a scale and a shift of its own. One look at
-            # the whole frame ties them together.
+        # Each window of a relative network has a scale and a shift of its own. One look at the
+        # whole frame ties them together.
+        guided = depth and variant.depth_head.kind is DepthKind.RELATIVE and len(corners) > 1
+        if guided:
             crops = torch.cat([crops, resize_uint8(image, crop, crop)])
-        outputs = [self.engine(part, depth=depth) for part in crops.split(self.settings.max_batch)]
-        windows = torch.cat([output.scores for output in outputs])  # [windows, K, crop, crop]
-        scores = merge_windows(windows[: len(corners)], corners, height, width)
+        return _Cut(frame, depth, height, width, crops, corners, guided)
+
+    def _run(self, cuts: list[_Cut], most: int) -> list[CropOutput]:
+        """The engine's answers to the crops of each cut, which have one size."""
+        crops = joined([cut.crops for cut in cuts])  # [all, 3, h, w]
+        depth = any(cut.depth for cut in cuts)
+        outputs = [self.engine(part, depth=depth) for part in crops.split(most)]
+        counts = [len(cut.crops) for cut in cuts]
+        scores = joined([output.scores for output in outputs]).split(counts)
         if not depth:
-            return scores, None
-        depths = torch.cat([output.depth for output in outputs if output.depth is not None])
-        depths = depths.float()[:, None]  # [windows, 1, crop, crop]
-        if relative and len(corners) > 1:
-            guide = F.interpolate(depths[-1:], (height, width), mode="bilinear")[0]  # [1, h, w]
+            return [CropOutput(part, None) for part in scores]
+        depths = joined([output.depth for output in outputs if output.depth is not None])
+        return [CropOutput(*parts) for parts in zip(scores, depths.split(counts), strict=True)]
+
+    def _finish(self, cut: _Cut, output: CropOutput, settings: PipelineSettings) -> list[Tensor]:
+        """Labels, confidence and (where the cut wants it) depth of a frame: [H, W] each."""
+        variant, frame = self.engine.variant, cut.frame
+        inferred = cut.height, cut.width
+        depth = output.depth if cut.depth else None
+        if cut.corners is None:
+            scores, depth_map = output.scores[0], None if depth is None else depth[0]
+        else:
+            windows = output.scores[: len(cut.corners)]  # [windows, K, crop, crop]
+            scores = merge_windows(windows, cut.corners, *inferred)
+            depth_map = None if depth is None else self._merged_depth(cut, depth)
+        size = (frame.height, frame.width) if settings.full_size else inferred
+        labels, confidence = label_pixels(scores, size, settings.confidence_threshold)
+        if depth_map is None:
+            return [labels, confidence]
+        metres = metres_per_unit(frame, *inferred, variant)
+        finished = finish_depth(depth_map.float(), size, labels, variant, metres)
+        return [labels, confidence, finished]
+
+    def _merged_depth(self, cut: _Cut, depth: Tensor) -> Tensor:
+        """Depth [h, w] of the windows' depth [n, crop, crop]."""
+        corners, crop = cut.corners or [], self.engine.variant.crop
+        depths = depth.float()[:, None]  # [n, 1, crop, crop]
+        if cut.guided:
+            size = cut.height, cut.width
+            guide = F.interpolate(depths[-1:], size, mode="bilinear")[0]  # [1, h, w]
             depths = torch.stack(
                 [
                     fit_affine(window, guide[:, y : y + crop, x : x + crop])
                     for window, (y, x) in zip(depths[:-1], corners, strict=True)
                 ]
             )
-        return scores, merge_windows(depths, corners, height, width)[0]
+        return merge_windows(depths, corners, cut.height, cut.width)[0]

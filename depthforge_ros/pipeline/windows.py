@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resizing images, cutting them into windows, and putting windows together again."""
+"""Images to the device and back, resizing, cutting into windows and putting them together again."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +15,10 @@ def resize_rgb(rgb: np.ndarray, height: int, width: int, device: torch.device) -
     """An image [H, W, 3] uint8 as [1, 3, height, width] uint8 on the device, antialiased."""
     if not rgb.flags.writeable:  # torch tensors cannot be read-only
         rgb = rgb.copy()
-    image = torch.from_numpy(rgb).to(device, non_blocking=True)
+    image = torch.from_numpy(rgb)
+    if device.type == "cuda":
+        # From pinned memory the copy goes on by itself; torch keeps that memory until it is done.
+        image = image.pin_memory().to(device, non_blocking=True)
     return resize_uint8(image.permute(2, 0, 1)[None], height, width)  # [1, 3, h, w]
 
 
@@ -26,6 +31,22 @@ def resize_uint8(image: Tensor, height: int, width: int) -> Tensor:
     if resized.dtype != torch.uint8:
         resized = resized.round_().clamp_(0, 255).to(torch.uint8)
     return resized.contiguous()
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The tensors along their first dimension; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def to_host(images: Sequence[Tensor]) -> list[np.ndarray]:
+    """The tensors as arrays, after one wait for the device."""
+    if not images or images[0].device.type != "cuda":
+        return [image.cpu().numpy() for image in images]
+    copies = [torch.empty(i.shape, dtype=i.dtype, pin_memory=True) for i in images]
+    for copy, image in zip(copies, images, strict=True):
+        copy.copy_(image, non_blocking=True)
+    torch.cuda.current_stream(images[0].device).synchronize()
+    return [copy.numpy() for copy in copies]
 
 
 def window_corners(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int]]:
