@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node depthforge for one camera.
+"""The node depthforge for one camera, or for several that share a network.
 
 ros2 launch depthforge_ros segment.launch.py image:=/camera/image_raw \
     camera_info:=/camera/camera_info rviz:=true
+
+ros2 launch depthforge_ros segment.launch.py cameras:=front,left \
+    image:=/{camera}/image_raw camera_info:=/{camera}/camera_info
 
 An argument that is left empty changes nothing: the parameter file decides.
 """
@@ -24,6 +27,7 @@ DEFAULTS = SHARE / "config" / "depthforge.yaml"
 PRESETS = SHARE / "config" / "presets"
 
 ARGUMENTS = (
+    ("cameras", "", "Parameter cameras, joined by commas; {camera} in topics is then the name."),
     ("image", "image", "Topic of the camera; of image_transport compressed, without /compressed."),
     ("camera_info", "camera_info", "Topic of the camera's CameraInfo."),
     ("namespace", "", "Namespace of the node, for example one for every camera."),
@@ -66,6 +70,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         for name, kind in PARAMETER_ARGUMENTS.items()
         if given[name]
     }
+    cameras = [name for name in given["cameras"].split(",") if name]
+    if cameras:
+        overrides["cameras"] = cameras
     logger = ".".join([*given["namespace"].strip("/").split("/"), "depthforge"]).lstrip(".")
     node = Node(
         package="depthforge_ros",
@@ -73,11 +80,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         name="depthforge",
         namespace=given["namespace"],
         parameters=[*parameter_files(given["params_file"], given["preset"]), overrides],
-        remappings=[
-            ("image", given["image"]),
-            ("image/compressed", f"{given['image']}/compressed"),
-            ("camera_info", given["camera_info"]),
-        ],
+        remappings=[pair for camera in cameras or [""] for pair in inputs(camera, given)],
         ros_arguments=["--log-level", f"{logger}:={given['log_level']}"],
         output="screen",
     )
@@ -110,6 +113,22 @@ def fastdds_profile(given: dict[str, str]) -> str:
     return str(path)
 
 
+def inputs(camera: str, given: dict[str, str]) -> list[tuple[str, str]]:
+    """Remappings of a camera's topics; camera is empty where there is one without a name."""
+    prefix = f"{camera}/" if camera else ""
+    topics = {}
+    for name in ("image", "camera_info"):
+        topic = prefix + name if given[name] == name else given[name]
+        if camera and topic != prefix + name and "{camera}" not in topic:
+            raise ValueError(f"{name} is {topic!r}; wanted {{camera}} in it for {camera!r}")
+        topics[name] = topic.replace("{camera}", camera)
+    return [
+        (f"{prefix}image", topics["image"]),
+        (f"{prefix}image/compressed", f"{topics['image']}/compressed"),
+        (f"{prefix}camera_info", topics["camera_info"]),
+    ]
+
+
 def fastdds(profile: str) -> list[LaunchDescriptionEntity]:
     named = [name for name in PROFILE_VARIABLES if os.environ.get(name)]
     if named:
@@ -122,10 +141,13 @@ def rviz(given: dict[str, str]) -> list[LaunchDescriptionEntity]:
         return []
     namespace = given["namespace"].strip("/")
     prefix = f"/{namespace}/" if namespace else "/"
-    image = given["image"] if given["image"].startswith("/") else prefix + given["image"]
+    camera = given["cameras"].split(",")[0]  # RViz shows the first
+    image = inputs(camera, given)[0][1]
+    image = image if image.startswith("/") else prefix + image
+    own = f"{prefix}depthforge/{camera}/" if camera else f"{prefix}depthforge/"
     # The displays name the topics of a node without a namespace.
     remappings = [("/image", image)]
-    remappings += [(f"/depthforge/{t}", f"{prefix}depthforge/{t}") for t in RVIZ_TOPICS]
+    remappings += [(f"/depthforge/{t}", f"{own}{t}") for t in RVIZ_TOPICS]
     sim_time = [{"use_sim_time": given["use_sim_time"].lower() == "true"}]
     return [
         Node(

@@ -15,7 +15,7 @@ WAIT_S = 30.0
 
 
 class HeldEngine(InstantEngine):
-    """Answers once it may, notes whether depth was asked for, and fails where it is told to.
+    """Answers once it may, notes what it was asked for, and fails where it is told to.
 
     sky: whether what is above the horizon is labelled sky; buildings otherwise.
     """
@@ -23,6 +23,7 @@ class HeldEngine(InstantEngine):
     def __init__(self, variant: str = "nano") -> None:
         super().__init__(load_variant(variant))
         self.depths: list[bool] = []
+        self.batches: list[int] = []
         self.error: Exception | None = None
         self.sky = True
         self.begun = threading.Semaphore(0)
@@ -30,6 +31,7 @@ class HeldEngine(InstantEngine):
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
         self.depths.append(depth)
+        self.batches.append(len(crops))
         self.begun.release()
         assert self.permits.acquire(timeout=WAIT_S)
         if self.error is not None:

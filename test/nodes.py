@@ -79,7 +79,9 @@ def running_node(
     values = {"threads": 1, "short_side_px": HEIGHT, "drop_stale": False, **parameters}
     command = [sys.executable, *program, "--ros-args"]
     for name, value in values.items():
-        text = f"'{value}'" if isinstance(value, str) else str(value).lower()
+        # A list of strings is written as YAML takes it.
+        text = f"'{value}'" if isinstance(value, str) else str(value)
+        text = text.lower() if isinstance(value, bool) else text
         command += ["-p", f"{name}:={text}"]
     for remap in remaps:
         command += ["-r", remap]

@@ -38,7 +38,9 @@ class Rig:
         given = {"drop_stale": False, **parameters}  # the images of `image_message` are years old
         self.values = Parameters(short_side_px=HEIGHT, **given)
         pipeline = Pipeline(self.engine)
-        self.inference = Inference(self.node, pipeline, self.statistics, lambda: self.values)
+        counts = {"": self.statistics}
+        self.inference = Inference(self.node, pipeline, counts, lambda: self.values)
+        self.stream = self.inference.streams[""]
         self.node.trigger_configure()
         self.node.trigger_activate()
         self.inference.open_input()
@@ -48,7 +50,7 @@ class Rig:
         """What comes on ~/NAME, once the publisher knows that somebody listens."""
         kind = CameraInfo if name == "camera_info" else Image
         heard = self.listener.subscribe(kind, f"/depthforge/{name}", KEEP)
-        self.listener.spin_until(lambda: name in self.inference.outputs.wanted())
+        self.listener.spin_until(lambda: name in self.stream.outputs.wanted())
         return heard
 
     def leave(self, name: str) -> None:
@@ -57,12 +59,12 @@ class Rig:
             s for s in self.listener.node.subscriptions if s.topic_name == f"/depthforge/{name}"
         ]
         self.listener.node.destroy_subscription(subscription)
-        self.listener.spin_until(lambda: name not in self.inference.outputs.wanted())
+        self.listener.spin_until(lambda: name not in self.stream.outputs.wanted())
 
     def through(self, message: Image) -> Health:
         """The counters once that image, and nothing else, has gone its way."""
         before = self.statistics.snapshot()
-        self.inference.receive(message)
+        self.stream.receive(message)
         return self.settled(before.frames_out + sum(before.drops.values()) + 1)
 
     def settled(self, count: int) -> Health:
@@ -113,10 +115,10 @@ def stamps(heard: list[Image]) -> list[int]:
 
 def test_while_one_is_inferred_only_the_newest_waits(rig: Rig) -> None:
     heard = rig.hear("semantic")
-    rig.inference.receive(image_message(1))
+    rig.stream.receive(image_message(1))
     assert rig.engine.begun.acquire(timeout=WAIT_S)
     for index in (2, 3, 4, 5):
-        rig.inference.receive(image_message(index))
+        rig.stream.receive(image_message(index))
     rig.engine.permits.release()
     rig.listener.spin_until(lambda: stamps(heard) == [1])
     rig.engine.permits.release()
@@ -127,14 +129,14 @@ def test_while_one_is_inferred_only_the_newest_waits(rig: Rig) -> None:
 
 def test_a_frame_at_hand_when_the_input_closes_is_never_published(rig: Rig) -> None:
     heard = rig.hear("semantic")
-    rig.inference.receive(image_message(1))
+    rig.stream.receive(image_message(1))
     assert rig.engine.begun.acquire(timeout=WAIT_S)
-    rig.inference.receive(image_message(2))
+    rig.stream.receive(image_message(2))
     rig.inference.close_input()
     rig.inference.open_input()  # not even when the node is active again before it is done
     rig.engine.permits.release(10)
     assert rig.settled(2).drops == {"inactive": 2}
-    rig.inference.receive(image_message(3))
+    rig.stream.receive(image_message(3))
     rig.settled(3)
     rig.listener.spin_until(lambda: bool(heard))
     assert stamps(heard) == [3]
@@ -144,12 +146,12 @@ def test_an_error_of_the_engine_is_counted_and_the_next_frame_goes_through(rig: 
     heard = rig.hear("semantic")
     rig.engine.permits.release(10)
     rig.engine.error = RuntimeError("out of memory")
-    rig.inference.receive(image_message(1))
+    rig.stream.receive(image_message(1))
     health = rig.settled(1)
     assert health.drops == {"inference_error": 1}
     assert health.fault_text == "RuntimeError: out of memory"
     rig.engine.error = None
-    rig.inference.receive(image_message(2))
+    rig.stream.receive(image_message(2))
     assert rig.settled(2).frames_out == 1
     rig.listener.spin_until(lambda: bool(heard))
     assert stamps(heard) == [2]
@@ -157,19 +159,19 @@ def test_an_error_of_the_engine_is_counted_and_the_next_frame_goes_through(rig: 
 
 def test_the_engine_is_not_asked_while_nobody_listens(rig: Rig) -> None:
     rig.engine.permits.release(10)
-    rig.inference.receive(image_message(1))
+    rig.stream.receive(image_message(1))
     assert rig.settled(1).drops == {"no_listener": 1}
     assert rig.engine.depths == []
 
 
 def test_depth_is_computed_for_who_listens_to_depth(rig: Rig) -> None:
     rig.engine.permits.release(10)
-    rig.inference.receive_camera_info(camera_info_message())
+    rig.stream.receive_camera_info(camera_info_message())
     rig.hear("semantic")
-    rig.inference.receive(image_message(1))
+    rig.stream.receive(image_message(1))
     rig.settled(1)
     heard = rig.hear("depth")
-    rig.inference.receive(image_message(2))
+    rig.stream.receive(image_message(2))
     rig.settled(2)
     assert rig.engine.depths == [False, True]
     rig.listener.spin_until(lambda: bool(heard))
@@ -179,22 +181,22 @@ def test_depth_is_computed_for_who_listens_to_depth(rig: Rig) -> None:
 def test_metres_of_an_unknown_camera_are_not_published(rig: Rig) -> None:
     rig.engine.permits.release(10)
     heard = rig.hear("depth")
-    rig.inference.receive_camera_info(camera_info_message(width=50))
-    rig.inference.receive(image_message(1))
+    rig.stream.receive_camera_info(camera_info_message(width=50))
+    rig.stream.receive(image_message(1))
     health = rig.settled(1)
     assert health.missing_camera_info == 1
     assert health.withheld == {"depth": "no camera_info for 96x64 in frame 'front_optical'"}
     uncalibrated = camera_info_message()
     uncalibrated.k = [0.0] * 9
-    rig.inference.receive_camera_info(uncalibrated)
-    rig.inference.receive(image_message(2))
+    rig.stream.receive_camera_info(uncalibrated)
+    rig.stream.receive(image_message(2))
     health = rig.settled(2)
     assert health.missing_camera_info == 2
     reason = "no calibrated camera_info for 96x64 in frame 'front_optical'"
     assert health.withheld == {"depth": reason}
     assert health.drops == {}
     assert heard == []
-    rig.inference.receive_camera_info(camera_info_message())
+    rig.stream.receive_camera_info(camera_info_message())
     assert rig.through(image_message(3)).withheld == {}
     rig.listener.spin_until(lambda: stamps(heard) == [3])
 
@@ -226,7 +228,7 @@ def test_a_camera_that_is_not_calibrated_costs_metres_and_nothing_else(by_ground
     ):
         info = camera_info_message()
         info.k = np.array(spoiled, dtype=np.float64)
-        rig.inference.receive_camera_info(info)
+        rig.stream.receive_camera_info(info)
         health = rig.through(image_message(index))
         assert health.drops == {}
         assert set(health.withheld) == {"depth"}
@@ -239,7 +241,7 @@ def test_a_camera_that_is_not_calibrated_costs_metres_and_nothing_else(by_ground
 def test_metres_by_the_road_are_explained_frame_by_frame(by_ground: Rig) -> None:
     rig = by_ground
     rig.hear("depth")
-    rig.inference.receive_camera_info(level_camera_info())
+    rig.stream.receive_camera_info(level_camera_info())
     health = rig.through(image_message(1))
     assert health.withheld == {}
     assert health.ground_residual == pytest.approx(0.0, abs=0.02)
@@ -257,7 +259,7 @@ def test_what_the_road_has_shown_is_forgotten_where_it_no_longer_holds(
     rig = by_ground
     rig.hear("depth")
     info = level_camera_info()
-    rig.inference.receive_camera_info(info)
+    rig.stream.receive_camera_info(info)
     assert rig.through(image_message(1)).withheld == {}
     rig.engine.sky = False  # a tunnel: the pitch is what frames with sky have shown
     assert rig.through(image_message(2)).withheld == {}
@@ -269,7 +271,7 @@ def test_what_the_road_has_shown_is_forgotten_where_it_no_longer_holds(
         rig.values = dataclasses.replace(rig.values, short_side_px=2 * HEIGHT)
     else:
         info.header.frame_id = message.header.frame_id = "rear_optical"
-        rig.inference.receive_camera_info(info)
+        rig.stream.receive_camera_info(info)
     assert "pitch is not known yet" in rig.through(message).withheld["depth"]
 
 
@@ -291,8 +293,8 @@ def test_what_follows_a_publication_does_not_make_it_a_drop(
         raise RuntimeError("no colour")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rig.inference.outputs, "for_people", fail)
-        rig.inference.receive(image_message(1))
+        patch.setattr(rig.stream.outputs, "for_people", fail)
+        rig.stream.receive(image_message(1))
         rig.listener.spin_until(lambda: stamps(heard) == [1])
         health = rig.settled(1)
     assert (health.frames_out, health.drops) == (1, {})
@@ -309,7 +311,7 @@ def test_what_follows_a_publication_does_not_make_it_a_drop(
 
 def test_outputs_are_switched_between_frames(rig: Rig) -> None:
     rig.engine.permits.release(10)
-    rig.inference.receive_camera_info(camera_info_message())
+    rig.stream.receive_camera_info(camera_info_message())
     heard = {name: rig.hear(name) for name in ("semantic", "confidence", "depth")}
     rig.values = dataclasses.replace(rig.values, outputs="confidence, overlay")
     rig.through(image_message(1))
@@ -325,7 +327,7 @@ def test_outputs_are_switched_between_frames(rig: Rig) -> None:
 def test_every_output_has_a_name_to_switch_it_by(rig: Rig) -> None:
     relative = Rig("dinov2_s")
     relative.close()
-    publishers = {*rig.inference.outputs.publishers, *relative.inference.outputs.publishers}
+    publishers = {*rig.stream.outputs.publishers, *relative.stream.outputs.publishers}
     assert publishers == set(OUTPUTS)
 
 
@@ -333,7 +335,7 @@ def test_every_output_has_a_name_to_switch_it_by(rig: Rig) -> None:
 def test_depth_beyond_the_range_is_infinite(rig: Rig, max_depth_m: float, road_m: float) -> None:
     """The engine sees all of the road 2 m away, and sky above it."""
     rig.engine.permits.release(10)
-    rig.inference.receive_camera_info(camera_info_message())
+    rig.stream.receive_camera_info(camera_info_message())
     heard = rig.hear("depth")
     rig.values = dataclasses.replace(rig.values, max_depth_m=max_depth_m)
     rig.through(image_message(1))
@@ -377,9 +379,9 @@ def test_what_is_not_fresh_is_dropped_by_cause_and_never_inferred(rig: Rig) -> N
 def test_a_frame_that_waited_too_long_is_not_inferred(rig: Rig) -> None:
     rig.hear("semantic")
     rig.values = dataclasses.replace(rig.values, drop_stale=True, max_frame_age_s=60.0)
-    rig.inference.receive(fresh(rig, 1))
+    rig.stream.receive(fresh(rig, 1))
     assert rig.engine.begun.acquire(timeout=WAIT_S)
-    rig.inference.receive(fresh(rig, 2))
+    rig.stream.receive(fresh(rig, 2))
     rig.values = dataclasses.replace(rig.values, max_frame_age_s=1e-6)
     rig.engine.permits.release(10)
     health = rig.settled(2)
@@ -388,7 +390,7 @@ def test_a_frame_that_waited_too_long_is_not_inferred(rig: Rig) -> None:
 
 def test_a_frame_in_work_is_seen_and_given_up_with_its_worker(rig: Rig) -> None:
     rig.hear("semantic")
-    rig.inference.receive(image_message(1))
+    rig.stream.receive(image_message(1))
     assert rig.engine.begun.acquire(timeout=WAIT_S)
     assert rig.statistics.snapshot().work_s is not None
     assert rig.inference.close(0.05) is False
@@ -413,7 +415,7 @@ def test_a_wrong_override_leaves_no_publisher_behind() -> None:
     node = LifecycleNode("depthforge", context=context, parameter_overrides=[wrong])
     before = [publisher.topic_name for publisher in node.publishers]
     with pytest.raises(RuntimeError, match="`some`"):
-        Inference(node, Pipeline(HeldEngine()), Statistics(), Parameters)
+        Inference(node, Pipeline(HeldEngine()), {"": Statistics()}, Parameters)
     assert [publisher.topic_name for publisher in node.publishers] == before
     node.destroy_node()
     context.try_shutdown()

@@ -26,6 +26,7 @@ OTHER_VALUES: dict[str, Any] = {
     "precision": "bf16",
     "threads": 2,
     "image_transport": "compressed",
+    "cameras": ("front", "left"),
     "mode": "slide",
     "short_side_px": 256,
     "max_batch": 3,
@@ -48,6 +49,7 @@ OTHER_VALUES: dict[str, Any] = {
 def test_the_parameter_file_holds_every_parameter_with_its_default() -> None:
     content = yaml.safe_load((ROOT / "config" / "depthforge.yaml").read_text("utf-8"))
     values = content["/**"]["ros__parameters"]
+    values["cameras"] = tuple(values["cameras"])
     assert values == dataclasses.asdict(Parameters())
     assert {k: type(v) for k, v in values.items()} == {
         k: type(v) for k, v in dataclasses.asdict(Parameters()).items()

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slot, the thread, the rate and the loading that can be given up, each to the end."""
+"""The thread, the rate and the loading that can be given up, each to the end."""
 
 from __future__ import annotations
 
+import queue
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from depthforge_ros.ros.worker import (
     LOADING_THREAD,
     AbandonedError,
-    NewestSlot,
     RateLimit,
     Worker,
     run_abandonable,
@@ -20,45 +21,22 @@ SECOND_NS = 1_000_000_000
 WAIT_S = 30.0
 
 
-def test_the_newest_item_replaces_the_waiting_one() -> None:
-    slot: NewestSlot[int] = NewestSlot()
-    assert [slot.put(1), slot.put(2), slot.put(3)] == [False, True, True]
-    assert slot.take() == 3
-    assert slot.put(4) is False
-    assert [slot.clear(), slot.clear()] == [True, False]
+class Queue:
+    """Gives out what was put in, in order."""
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self.put = self._items.put
+        self.take = self._items.get
+
+    def close(self) -> None:
+        self._items.put(None)
 
 
-def test_a_closed_slot_lets_its_taker_go_and_gives_nothing_more() -> None:
-    slot: NewestSlot[int] = NewestSlot()
-    taken: list[int | None] = [0]
-    taker = threading.Thread(target=lambda: taken.append(slot.take()))
-    taker.start()
-    slot.close()
-    taker.join(WAIT_S)
-    assert taken == [0, None]
-    slot.put(1)
-    assert slot.take() is None
-
-
-def test_items_that_come_during_work_are_replaced_by_the_newest() -> None:
-    worked: list[int] = []
-    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
-
-    def work(item: int) -> None:
-        begun.set()
-        assert go_on.wait(WAIT_S)
-        worked.append(item)
-        if item == 5:
-            done.set()
-
-    worker: Worker[int] = Worker(work, lambda item, error: worked.append(-item))
-    worker.slot.put(1)
-    assert begun.wait(WAIT_S)
-    assert [worker.slot.put(item) for item in (2, 3, 4, 5)] == [False, True, True, True]
-    go_on.set()
-    assert done.wait(WAIT_S)
-    assert worker.stop(WAIT_S)
-    assert worked == [1, 5]
+def started(work: Callable[[int], None], failed: Callable[[int, Exception], None]) -> tuple:
+    """A worker and the inlet of its items."""
+    inlet = Queue()
+    return Worker("test", inlet, work, failed), inlet
 
 
 def test_what_work_raises_is_handed_over_and_the_thread_goes_on() -> None:
@@ -75,10 +53,10 @@ def test_what_work_raises_is_handed_over_and_the_thread_goes_on() -> None:
         failures.append((item, str(error)))
         failed.set()
 
-    worker: Worker[int] = Worker(work, note)
-    worker.slot.put(1)
+    worker, inlet = started(work, note)
+    inlet.put(1)
     assert failed.wait(WAIT_S)
-    worker.slot.put(2)
+    inlet.put(2)
     assert worked.wait(WAIT_S)
     assert worker.stop(WAIT_S)
     assert failures == [(1, "no")]
@@ -98,10 +76,10 @@ def test_even_a_failure_that_cannot_be_told_does_not_end_the_thread(
         told.set()
         raise OSError("the log is full")
 
-    worker: Worker[int] = Worker(work, tell)
-    worker.slot.put(1)
+    worker, inlet = started(work, tell)
+    inlet.put(1)
     assert told.wait(WAIT_S)
-    worker.slot.put(2)
+    inlet.put(2)
     assert worked.wait(WAIT_S)
     assert worker.stop(WAIT_S)
     assert "the log is full" in caplog.text
@@ -114,8 +92,8 @@ def test_work_that_does_not_end_is_reported() -> None:
         begun.set()
         go_on.wait(WAIT_S)
 
-    worker: Worker[int] = Worker(work, lambda item, error: None)
-    worker.slot.put(1)
+    worker, inlet = started(work, lambda item, error: None)
+    inlet.put(1)
     assert begun.wait(WAIT_S)
     assert worker.stop(0.01) is False
     go_on.set()

@@ -149,6 +149,17 @@ def frame_from_compressed(msg: CompressedImage) -> Frame:
     return Frame(rgb, stamp_ns(msg.header), msg.header.frame_id)
 
 
+def image_size(msg: Image | CompressedImage) -> tuple[int, int] | None:
+    """Height and width as the message declares them; None where a file in it declares none."""
+    if isinstance(msg, Image):
+        return msg.height, msg.width
+    try:
+        width, height = _declared_size(memoryview(msg.data))
+    except BadImage:
+        return None
+    return height, width
+
+
 def mono8_message(header: Header, image: np.ndarray) -> Image:
     """An image [H, W] uint8 as mono8. The header is passed through unchanged."""
     return _image_message(header, image, "mono8", np.dtype(np.uint8), 2)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lifecycle node `depthforge`: images in; masks, depth and diagnostics out.
 
-Three threads: the executor's runs short callbacks, the worker's infers the newest frame
+Three threads: the executor's runs short callbacks, the worker's infers the newest frames
 (inference.py), and a heartbeat reports once a second, also while configure reads weights.
 """
 
@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,11 +32,13 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from depthforge_ros.ros import diagnostics
+from depthforge_ros.ros.camera_diagnostics import Source, statuses
+from depthforge_ros.ros.camera_names import topic_of
 from depthforge_ros.ros.diagnostics import Situation, Statistics
 from depthforge_ros.ros.inference import Inference, load_pipeline
 from depthforge_ros.ros.listeners import Acknowledgements
 from depthforge_ros.ros.parameters import Parameters, changed, declarations
+from depthforge_ros.ros.stream import Stream
 from depthforge_ros.ros.worker import LOADING_THREAD, AbandonedError, run_abandonable
 
 RCLError = rclpy_implementation.RCLError
@@ -72,7 +74,9 @@ class DepthForgeNode(LifecycleNode):
         )
         self.add_on_set_parameters_callback(self._set_parameters)
         self._warn_of_unknown_parameters()
-        self._statistics = Statistics()
+        self._statistics = {camera: Statistics() for camera in self._values.cameras}
+        self._topics: dict[str, str] = {}
+        self._acknowledgements: dict[str, Acknowledgements] = {}
         self._situation = Situation("unconfigured")
         self._inference: Inference | None = None
         self._inputs: list = []
@@ -124,8 +128,8 @@ class DepthForgeNode(LifecycleNode):
             variant=values.variant,
             checkpoint=values.checkpoint,
             device=values.device,
-            topic=self.resolve_topic_name(INPUTS[values.image_transport][1]),
         )
+        self._name_cameras(values)
         try:
             pipeline = run_abandonable(lambda: load_pipeline(values), self._wanted)
             self._inference = Inference(self, pipeline, self._statistics, lambda: self._values)
@@ -149,6 +153,17 @@ class DepthForgeNode(LifecycleNode):
         )
         return super().on_configure(state)
 
+    def _name_cameras(self, values: Parameters) -> None:
+        """Where the images come from, and an account of each camera; one that stays keeps its."""
+        topic = INPUTS[values.image_transport][1]
+        self._topics = {
+            camera: self.resolve_topic_name(topic_of(camera, topic)) for camera in values.cameras
+        }
+        known = self._statistics
+        self._statistics = {
+            camera: known[camera] if camera in known else Statistics() for camera in values.cameras
+        }
+
     def _configure_failed(self, reason: str) -> TransitionCallbackReturn:
         self.get_logger().error(reason)
         self._situation = replace(self._situation, state="unconfigured", failure=reason)
@@ -163,10 +178,13 @@ class DepthForgeNode(LifecycleNode):
         """
         assert self._inference is not None
         try:
-            self._subscribe(*INPUTS[self._values.image_transport], self._inference.receive)
-            self._subscribe(CameraInfo, "camera_info", self._inference.receive_camera_info)
+            kind, topic = INPUTS[self._values.image_transport]
+            for camera, stream in self._inference.streams.items():
+                self._subscribe(kind, topic_of(camera, topic), stream.receive)
+                info_topic = topic_of(camera, "camera_info")
+                self._subscribe(CameraInfo, info_topic, stream.receive_camera_info)
             result = super().on_activate(state)
-            self._inference.outputs.publish_labels()
+            self._inference.publish_labels()
         except Exception as error:
             failure = f"activate failed: {type(error).__name__}: {error}"
             self.get_logger().error(failure)
@@ -204,7 +222,7 @@ class DepthForgeNode(LifecycleNode):
         """
         if not self._release():
             return TransitionCallbackReturn.ERROR
-        self._situation = Situation("unconfigured")
+        self._situation, self._topics = Situation("unconfigured"), {}
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -255,29 +273,35 @@ class DepthForgeNode(LifecycleNode):
                 )
 
     def _report(self) -> None:
-        name = f"{self.get_fully_qualified_name().lstrip('/')}: inference"
-        acknowledgements, ticks = Acknowledgements(), 0
+        name = self.get_fully_qualified_name().lstrip("/")
+        ticks = 0
         while not self._closing.wait(TICK_S):
             inference, ticks = self._inference, ticks + 1
-            publishers = {} if inference is None else inference.outputs.publishers
-            self._statistics.unacknowledged(acknowledgements.poll(publishers))
+            self._watch_listeners({} if inference is None else inference.streams)
             if ticks % TICKS:
                 continue
             report = DiagnosticArray()
             report.header.stamp = self.get_clock().now().to_msg()
-            health = self._statistics.snapshot()
+            healths = {camera: s.snapshot() for camera, s in self._statistics.items()}
             try:
-                situation = self._counted(self._situation)
-                report.status = [diagnostics.status(name, situation, health, self._values)]
+                sources = self._sources()
+                report.status = statuses(name, self._situation, healths, sources, self._values)
                 self._diagnostics.publish(report)
             except Exception:  # the context ended since
                 if self.context.ok():
                     raise
 
-    def _counted(self, situation: Situation) -> Situation:
-        """The situation with the number of those who publish images at the moment."""
-        count = self.count_publishers(situation.topic) if situation.topic else 0
-        return replace(situation, publishers=count)
+    def _sources(self) -> dict[str, Source]:
+        """Where each camera's images come from at the moment."""
+        topics = self._topics.items()
+        return {camera: Source(topic, self.count_publishers(topic)) for camera, topic in topics}
+
+    def _watch_listeners(self, streams: Mapping[str, Stream]) -> None:
+        """Note for every camera of which outputs a listener has not taken the newest message."""
+        for camera, statistics in self._statistics.items():
+            watched = self._acknowledgements.setdefault(camera, Acknowledgements())
+            publishers = streams[camera].outputs.publishers if camera in streams else {}
+            statistics.unacknowledged(watched.poll(publishers))
 
     def close(self) -> bool:
         """End the threads and destroy the node. Returns False where a thread is still busy."""

@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
 from depthforge_ros.frame import UNLABELLED, DepthKind, Frame, Prediction
+from depthforge_ros.ros.camera_names import UNNAMED, topic_of
 from depthforge_ros.ros.messages import (
     depth_message,
     labels_message,
@@ -38,20 +39,28 @@ def output_qos(durability: DurabilityPolicy = DurabilityPolicy.VOLATILE) -> QoSP
 
 
 class Outputs:
-    """The publishers of one configured network; `close` destroys them.
+    """The publishers of one camera of a configured network; `close` destroys them.
 
     Their lifecycle follows the node's: what is published while the node is not active is dropped
     by rclpy.
     """
 
     def __init__(
-        self, node: LifecycleNode, labels: LabelSet, depth_kind: DepthKind, *, by_ground: bool
+        self,
+        node: LifecycleNode,
+        labels: LabelSet,
+        depth_kind: DepthKind,
+        *,
+        by_ground: bool,
+        camera: str = UNNAMED,
     ) -> None:
-        """by_ground: whether relative depth is also given in metres, found by the road.
+        """by_ground: whether relative depth is also given in metres, found by the road. camera: the
+        name that the topics have in between.
 
         Raises what rclpy raises for a QoS override; no publisher is left then.
         """
         self._node = node
+        self._camera = camera
         self._labels = labels
         self._palette = labels.palette()
         self.depth_topic = "depth" if depth_kind is DepthKind.METRIC else "inverse_depth"
@@ -71,7 +80,7 @@ class Outputs:
     def _publisher(self, kind: type, name: str, qos: QoSProfile):
         publisher = self._node.create_lifecycle_publisher(
             kind,
-            f"~/{name}",
+            f"~/{topic_of(self._camera, name)}",
             qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )

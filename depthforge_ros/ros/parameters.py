@@ -22,6 +22,8 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 
+from depthforge_ros.ros.camera_names import UNNAMED, camera_names
+
 if TYPE_CHECKING:
     from depthforge_ros.pipeline import PipelineSettings
 
@@ -112,6 +114,12 @@ class Parameters:
         "`image/compressed`.",
         choices=("raw", "compressed"),
     )
+    cameras: tuple[str, ...] = _parameter(
+        (UNNAMED,),
+        Effect.CONFIGURE,
+        "Names of the cameras that share the network: `front` has `front/image` and "
+        "`front/camera_info`, and `~/front/semantic`; one empty name: one camera, on `image`.",
+    )
     mode: str = _parameter(
         "whole",
         Effect.LIVE,
@@ -128,7 +136,11 @@ class Parameters:
         high=4096,
     )
     max_batch: int = _parameter(
-        8, Effect.LIVE, "Most windows of mode `slide` that run at once.", low=1, high=64
+        8,
+        Effect.LIVE,
+        "Most windows of mode `slide`, or frames of several cameras, that run at once.",
+        low=1,
+        high=64,
     )
     confidence_threshold: float = _parameter(
         0.0,
@@ -175,7 +187,7 @@ class Parameters:
     max_rate_hz: float = _parameter(
         0.0,
         Effect.LIVE,
-        "Most frames inferred a second, to leave time for others; 0: no limit.",
+        "Most frames of a camera inferred a second, to leave time for others; 0: no limit.",
         low=0.0,
         high=1000.0,
     )
@@ -225,6 +237,7 @@ class Parameters:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cameras", camera_names(self.cameras))  # ROS gives lists
         for field in dataclasses.fields(self):
             value, allowed = getattr(self, field.name), field.metadata
             if allowed["choices"] and value not in allowed["choices"]:
@@ -265,11 +278,12 @@ class Parameters:
         )
 
 
-_ROS_TYPES: dict[type, int] = {
+_ROS_TYPES: dict[Any, int] = {
     bool: ParameterType.PARAMETER_BOOL,
     int: ParameterType.PARAMETER_INTEGER,
     float: ParameterType.PARAMETER_DOUBLE,
     str: ParameterType.PARAMETER_STRING,
+    tuple[str, ...]: ParameterType.PARAMETER_STRING_ARRAY,
 }
 
 EFFECT_TEXTS = {
@@ -301,7 +315,8 @@ def declarations() -> list[tuple[str, Any, ParameterDescriptor]]:
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=allowed["low"], to_value=allowed["high"])
             ]
-        declared.append((field.name, field.default, descriptor))
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        declared.append((field.name, default, descriptor))
     return declared
 
 

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread that works on the newest frame only. No ROS here.
-
-A callback puts a frame into a slot of one place and returns; a frame that nobody took is replaced.
-There is no queue that could make an old frame look new.
-"""
+"""Threads that work on what they are given, and how they end. No ROS here."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
+Taken = TypeVar("Taken", covariant=True)
 
 _log = logging.getLogger(__name__)
 
@@ -20,67 +17,47 @@ LOADING_THREAD = "depthforge_loading"
 """Name of the thread that `run_abandonable` starts, by which one that is still busy is found."""
 
 
-class NewestSlot(Generic[Item]):
-    """A place for one item; the newest wins. Every method may be called from any thread."""
+class Inlet(Protocol[Taken]):
+    """Where a worker's items come from."""
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._item: Item | None = None
-        self._closed = False
-
-    def put(self, item: Item) -> bool:
-        """Leave an item. Returns whether it replaced one that was never taken."""
-        with self._changed:
-            replaced = self._item is not None
-            self._item = item
-            self._changed.notify()
-            return replaced
-
-    def take(self) -> Item | None:
-        """Wait for an item and take it; None once the slot is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._item is not None)
-            item, self._item = self._item, None
-            return None if self._closed else item
-
-    def clear(self) -> bool:
-        """Forget the item. Returns whether there was one."""
-        with self._changed:
-            held, self._item = self._item is not None, None
-            return held
+    def take(self) -> Taken | None:
+        """Wait for an item and take it; None once the inlet is closed."""
+        ...
 
     def close(self) -> None:
         """Let whoever waits in `take` go, for ever."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        ...
 
 
 class Worker(Generic[Item]):
-    """A thread that calls `work` with the newest item, from construction to `stop`.
+    """A thread that calls `work` with one item of the inlet after the other, until `stop`.
 
     What `work` raises is handed to `failed` with the item, and the thread goes on; even where
     `failed` raises, which is logged.
     """
 
     def __init__(
-        self, work: Callable[[Item], None], failed: Callable[[Item, Exception], None]
+        self,
+        name: str,
+        inlet: Inlet[Item],
+        work: Callable[[Item], None],
+        failed: Callable[[Item, Exception], None],
     ) -> None:
-        self.slot: NewestSlot[Item] = NewestSlot()
+        self._inlet = inlet
         self._work = work
         self._failed = failed
         # A daemon, so that inference stuck in a driver cannot keep the process alive.
-        self._thread = threading.Thread(target=self._run, name="depthforge_inference", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after the item at hand. Returns False where that outlasts the timeout."""
-        self.slot.close()
+        self._inlet.close()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (item := self.slot.take()) is not None:
+        while (item := self._inlet.take()) is not None:
             try:
                 self._work(item)
             except Exception as error:

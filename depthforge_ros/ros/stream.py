@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way of one camera's frames: from its messages to a job for the network, and from what the
+network sees to messages. Read `Stream.prepare` and `Stream.deliver`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from depthforge_ros.frame import DepthKind, Frame, Prediction
+from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
+from depthforge_ros.ros import diagnostics
+from depthforge_ros.ros.diagnostics import Statistics
+from depthforge_ros.ros.freshness import Freshness, Refusal, judge_age, served_age_s
+from depthforge_ros.ros.messages import (
+    BadImage,
+    focal_px,
+    frame_from_compressed,
+    frame_from_image,
+    image_size,
+    scaled_camera_info,
+    stamp_ns,
+)
+from depthforge_ros.ros.outputs import CameraInfos, Outputs, limited, within_range
+from depthforge_ros.ros.parameters import Parameters
+from depthforge_ros.ros.worker import RateLimit
+from depthforge_ros.variant import Variant
+
+LOG_PERIOD_S = 5.0
+
+
+@dataclass(frozen=True)
+class Metres:
+    """Depth [H, W] by the road and the residual of the fit, or the reason why there is none."""
+
+    depth_m: np.ndarray | None = None
+    residual: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)  # one image is not another, however alike
+class Received:
+    """An image as it came. opening: which opening of the stream's input it came through."""
+
+    stream: Stream
+    message: Image | CompressedImage
+    arrival_ns: int
+    opening: int
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width as the message declares them; None where it declares none."""
+        return image_size(self.message)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A frame for the network. wanted: outputs that somebody listens to. depth: whether for one of
+    them. info: the CameraInfo that fits the frame.
+    """
+
+    received: Received
+    frame: Frame
+    wanted: frozenset[str]
+    depth: bool
+    info: CameraInfo | None
+
+    @property
+    def stream(self) -> Stream:
+        """The camera's."""
+        return self.received.stream
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frame."""
+        return self.frame.height, self.frame.width
+
+
+class Stream:
+    """One camera of a configured network: its publishers and what is known of it.
+
+    leave: takes an image for whoever infers; returns whether it replaced one that still waited.
+    values: gives the parameters of the moment. Raises what rclpy raises for a QoS override.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        camera: str,
+        variant: Variant,
+        statistics: Statistics,
+        values: Callable[[], Parameters],
+        leave: Callable[[Received], bool],
+    ) -> None:
+        self.camera = camera
+        self.statistics = statistics
+        kind = variant.depth_head.kind
+        height_m = values().camera_height_m
+        by_ground = kind is DepthKind.RELATIVE and height_m > 0
+        self._ground = GroundScale(GroundSettings(height_m), variant.labels) if by_ground else None
+        self._ground_sees: tuple | None = None
+        self.outputs = Outputs(node, variant.labels, kind, by_ground=by_ground, camera=camera)
+        # The outputs that need to know the camera.
+        self._calibrated = {"camera_info"}
+        if by_ground or variant.depth_head.focal_px is not None:
+            self._calibrated.add("depth")
+        self._node = node
+        # One of its own, so that what is said of one camera does not silence another.
+        logger = node.get_logger()
+        self._logger = logger.get_child(camera) if camera else logger
+        self._values = values
+        self._leave = leave
+        self._camera_infos = CameraInfos()
+        self._rate_limit = RateLimit()
+        self._freshness = Freshness()
+        # Whoever publishes holds the lock, so that nothing follows once `close_input` returned.
+        self._publishing = threading.Lock()
+        self._openings = 0
+        self._open: int | None = None
+
+    def open_input(self) -> None:
+        """Frames are welcome from now on, and published."""
+        with self._publishing:
+            self._openings += 1
+            self._open = self._openings
+        self._freshness.restart()
+        self.statistics.open_input()
+
+    def close_input(self) -> None:
+        """Publish nothing any more; a frame on its way is dropped."""
+        with self._publishing:
+            self._open = None
+            self.statistics.explain({})
+
+    def receive(self, message: Image | CompressedImage) -> None:
+        """Leave an image for inference; an older one that still waits is dropped."""
+        arrival_ns, values = time.monotonic_ns(), self._values()
+        stamp = stamp_ns(message.header)
+        self.statistics.frame_in(arrival_ns, stamp)
+        refusal = self._freshness.judge(stamp, self._clock_ns(), served_age_s(values))
+        if refusal is not None:
+            self._refuse(refusal)
+        elif not self._rate_limit.passes(arrival_ns, values.max_rate_hz):
+            self.statistics.drop(diagnostics.RATE_LIMIT)
+        elif self._leave(Received(self, message, arrival_ns, self._openings)):
+            self.statistics.drop(diagnostics.REPLACED)
+
+    def receive_camera_info(self, message: CameraInfo) -> None:
+        """Keep it for the frames that it describes."""
+        self._camera_infos.add(message)
+
+    def prepare(self, received: Received) -> Job | None:
+        """The message as a frame, with what is to be done; None where there is nothing to do.
+
+        Raises BadImage.
+        """
+        values = self._values()
+        wanted = self.outputs.wanted() & values.allowed_outputs()
+        if not wanted:
+            self.statistics.explain({})
+            self.statistics.drop(diagnostics.NO_LISTENER)
+            return None
+        message = received.message
+        # It was judged when it came, and may have waited since.
+        age_s = served_age_s(values)
+        refusal = judge_age(stamp_ns(message.header), self._clock_ns(), age_s)
+        if refusal is not None:
+            self._refuse(refusal)
+            return None
+        compressed = isinstance(message, CompressedImage)
+        frame = frame_from_compressed(message) if compressed else frame_from_image(message)
+        info = self._fitting_camera_info(frame) if wanted & self._calibrated else None
+        if info is not None:
+            frame = replace(frame, focal_px=focal_px(info))
+        return Job(received, frame, wanted, bool(wanted & self.outputs.depth_topics), info)
+
+    def deliver(self, job: Job, seen: Prediction, values: Parameters) -> None:
+        """Publish what the network sees, inferred by `values`, in the order of the frames."""
+        received, wanted, frame, info = job.received, job.wanted, job.frame, job.info
+        header = received.message.header
+        metres = self._metres(job, seen, values) if "depth" in wanted else Metres()
+        if values.max_depth_m > 0:
+            seen = within_range(seen, values.max_depth_m)
+            metres = replace(metres, depth_m=limited(metres.depth_m, values.max_depth_m))
+        messages = self.outputs.for_planners(wanted, header, seen, info, metres.depth_m)
+        withheld = self._withheld(wanted, messages, frame, info, metres)
+        self.statistics.stage(diagnostics.PUBLISHING)
+        if not self._publish(messages, received, withheld, metres.residual):
+            self.statistics.drop(diagnostics.INACTIVE)
+            return
+        latency_ns = time.monotonic_ns() - received.arrival_ns
+        now_ns = self._clock_ns()
+        age_ns = now_ns - stamp_ns(header) if now_ns else None
+        self.statistics.frame_out(latency_ns, age_ns, frame.width, frame.height)
+        self.statistics.stage(diagnostics.DRAWING)
+        self._draw(wanted, received, frame, seen, values.overlay_opacity)
+
+    def _publish(
+        self,
+        messages: dict[str, Image | CameraInfo],
+        received: Received,
+        withheld: dict[str, str],
+        residual: float | None,
+    ) -> bool:
+        """Send messages, unless the input was closed since the frame came."""
+        with self._publishing:
+            if received.opening != self._open:
+                return False
+            self.outputs.publish(messages)
+            self.statistics.explain(withheld, residual)
+            return True
+
+    def _draw(
+        self,
+        wanted: frozenset[str],
+        received: Received,
+        frame: Frame,
+        seen: Prediction,
+        overlay_opacity: float,
+    ) -> None:
+        """Publish what people look at; a failure is counted and costs the frame nothing else."""
+        try:
+            header = received.message.header
+            drawn = self.outputs.for_people(wanted, header, frame, seen, overlay_opacity)
+            with self._publishing:
+                if received.opening == self._open:
+                    self.outputs.publish(drawn)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self.statistics.undrawn(text)
+            self._logger.error(
+                f"a published frame could not be drawn: {text}", throttle_duration_sec=LOG_PERIOD_S
+            )
+
+    def _metres(self, job: Job, seen: Prediction, values: Parameters) -> Metres:
+        """Relative depth in metres, by the road, or the reason why the road gives none."""
+        frame, info = job.frame, job.info
+        if self._ground is None or info is None or frame.focal_px is None:
+            return Metres()
+        height, width = seen.labels.shape
+        # What the road has shown of a camera is that camera's, through those settings.
+        sees = (
+            job.received.opening,
+            frame.frame_id,
+            frame.width,
+            frame.height,
+            values.pipeline_settings(),
+        )
+        if sees != self._ground_sees:
+            self._ground.reset()
+            self._ground_sees = sees
+        intrinsics = scaled_camera_info(info, width, height).k.reshape(3, 3)
+        try:
+            depth_m, fit = self._ground.metres(seen, intrinsics)
+        except NoGroundError as error:
+            return Metres(reason=str(error))
+        return Metres(depth_m, fit.residual)
+
+    def _withheld(
+        self,
+        wanted: frozenset[str],
+        messages: dict[str, Image | CameraInfo],
+        frame: Frame,
+        info: CameraInfo | None,
+        metres: Metres,
+    ) -> dict[str, str]:
+        """Why the wanted outputs that need to know the camera are not among the messages."""
+        reason = metres.reason
+        if frame.focal_px is None:
+            reason = _no_camera_info(frame, info)
+        missing = sorted((wanted & self._calibrated) - messages.keys())
+        return dict.fromkeys(missing, reason)
+
+    def _fitting_camera_info(self, frame: Frame) -> CameraInfo | None:
+        """The frame's CameraInfo or None; counted and said where there is none or K is zero."""
+        info = self._camera_infos.matching(frame)
+        if info is not None and focal_px(info) is not None:
+            return info
+        self.statistics.camera_info_missing()
+        self._logger.warning(_no_camera_info(frame, info), throttle_duration_sec=LOG_PERIOD_S)
+        return info
+
+    def _clock_ns(self) -> int:
+        """ROS time; 0 where use_sim_time is set and no /clock has come yet.
+
+        A whole number: rclpy's Time raises for a stamp that a broken clock made negative.
+        """
+        return self._node.get_clock().now().nanoseconds
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Count an image that is not served, and say why."""
+        self.statistics.drop(refusal.cause, refusal.text)
+        self._logger.warning(
+            f"dropped an image ({refusal.cause}): {refusal.text}",
+            throttle_duration_sec=LOG_PERIOD_S,
+        )
+
+    def failed(self, error: Exception) -> None:
+        """Count what a frame's way ended in; the next frame is tried as if nothing happened."""
+        if not self._node.context.ok():
+            return
+        if isinstance(error, BadImage):
+            self._refuse(Refusal(error.cause, str(error)))
+            return
+        text = f"{type(error).__name__}: {error}"
+        self.statistics.drop(diagnostics.INFERENCE_ERROR, text)
+        trace = "".join(traceback.format_exception(error))
+        self._logger.error(
+            f"inference failed, frame dropped: {text}\n{trace}", throttle_duration_sec=LOG_PERIOD_S
+        )
+
+
+def _no_camera_info(frame: Frame, info: CameraInfo | None) -> str:
+    """What to say where `info`, if there is one at all, does not calibrate the frame."""
+    return (
+        f"no {'' if info is None else 'calibrated '}camera_info for "
+        f"{frame.width}x{frame.height} in frame {frame.frame_id!r}"
+    )
