@@ -50,6 +50,24 @@ def test_every_image_is_accounted_for(tmp_path: Path, transport: str) -> None:
     assert f"transport {transport}" in done.stdout
 
 
+def test_two_settings_are_measured_in_turn_and_compared(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    options = ("--size", "64x48", "--rate", "10", "--seconds", "1", "--memory-every", "1")
+    done = benchmark(*options, "--cameras", "2", "--vs", "cameras=1", "--pairs", "1", "--json", out)
+    assert done.returncode == 0, done.stderr
+    two, one = json.loads(out.read_text("utf-8"))
+    assert (two["setting"]["cameras"], one["setting"]["cameras"]) == (2, 1)
+    assert (two["result"]["sent"], one["result"]["sent"]) == (20, 10)
+    for figures in (two, one):
+        result = figures["result"]
+        assert sum(result["received_each"]) == result["received"] >= 1
+        assert result["frames_in"] == result["received"] + sum(result["drops"].values())
+    assert all(count >= 1 for count in two["result"]["received_each"])
+    rates = [f["result"]["received"] / f["result"]["sent_s"] for f in (two, one)]
+    ratio = f"{rates[0] / rates[1]:.3f}"
+    assert f"over cameras=1, median of 1 pairs: masks/s {ratio} ({ratio} to {ratio})" in done.stdout
+
+
 def test_a_node_that_cannot_work_is_one_line() -> None:
     done = benchmark("--checkpoint", "none.safetensors", "--size", "64x48", "--seconds", "1")
     line = "depthforge benchmark: configure failed: no weights at none.safetensors\n"
@@ -66,6 +84,12 @@ def test_a_node_that_cannot_work_is_one_line() -> None:
         (["--rate", "1", "--seconds", "0.1"], "0.1 s at 1 Hz is not even one image"),
         (["--json", "/nowhere/a.json"], "--json is /nowhere/a.json, whose folder does not exist"),
         (["--domain-id", "400"], "--domain-id is 400; wanted 0..232"),
+        (["--cameras", "0"], "--cameras is 0; wanted 1..16"),
+        (["--vs", "cameras=17"], "--cameras is 17; wanted 1..16"),
+        (["--vs", "camera=2"], "--vs has 'camera=2'; wanted NAME=VALUE of cameras, size"),
+        (["--vs", "rate=fast"], "--vs has 'rate=fast', which is no number"),
+        (["--vs", "transport=tcp"], "transport is 'tcp'; wanted profile or default"),
+        (["--vs", "cameras=2", "--pairs", "0"], "--pairs is 0; wanted at least 1"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -84,8 +108,10 @@ def result(memory: list[tuple[float, float]]) -> Result:
         camera_late_ms=0.0,
         frames_in=1,
         received=1,
+        received_each=(1,),
         drops={},
         latency_ms=(1.0, 1.0, 1.0, 1.0),
+        jitter_ms=0.0,
         cpu_s=1.0,
         memory=tuple(memory),
     )

@@ -3,8 +3,9 @@
 
 `depthforge benchmark network` measures the network alone (network.py).
 
-Camera, node and listener are processes of their own. With the checkpoint `instant` the network
-costs nothing, and what is left is the node's own cost and that of the middleware.
+Cameras, node and listener are processes of their own. With the checkpoint `instant` the network
+costs nothing, and what is left is the node's own cost and that of the middleware. With `--vs` two
+settings run in turn, and what counts is the ratio of neighbours: a machine has moods.
 """
 
 from __future__ import annotations
@@ -14,13 +15,30 @@ import json
 import math
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from depthforge_ros.benchmark import network
 from depthforge_ros.benchmark.topics import Result, Setting, measure, processor
 from depthforge_ros.frame import MAX_ASPECT, MIN_SIDE_PX
 from depthforge_ros.ros.messages import MAX_PIXELS
 from depthforge_ros.ros.processes import interruptible
+
+TRANSPORTS = ("profile", "default")
+COMPARABLE: dict[str, Callable[[str], Any]] = {
+    "cameras": int,
+    "size": str,
+    "rate": float,
+    "variant": str,
+    "checkpoint": str,
+    "device": str,
+    "transport": str,
+}
+"""Arguments that --vs can change."""
+MOST_CAMERAS = 16
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=parser.formatter_class,
     )
     network.configure(alone)
+    parser.add_argument("--cameras", type=int, default=1, metavar="N", help="that share the node")
     parser.add_argument("--size", default="1920x1080", metavar="WxH", help="of the images")
     parser.add_argument("--rate", type=float, default=30.0, metavar="HZ", help="images a second")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure")
@@ -40,10 +59,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--transport",
-        choices=("profile", "default"),
+        choices=TRANSPORTS,
         default="profile",
         help="the shipped Fast DDS profile, or Fast DDS as it comes",
     )
+    parser.add_argument(
+        "--vs",
+        metavar="NAME=VALUE,...",
+        help="run in turn with the same but for these: " + ", ".join(COMPARABLE),
+    )
+    parser.add_argument("--pairs", type=int, default=3, help="how often, with --vs")
     parser.add_argument("--memory-every", type=float, default=10.0, help="seconds between readings")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--domain-id", type=int, help="ROS domain (one that nobody uses)")
@@ -53,6 +78,53 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; 0, or 1 where the node did not answer."""
     if args.what == "network":
         return network.run(args)
+    settings = [setting_of(args)]
+    if args.vs:
+        settings.append(setting_of(changed(args, args.vs)))
+        if args.pairs < 1:
+            raise ValueError(f"--pairs is {args.pairs}; wanted at least 1")
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise ValueError(f"--json is {args.json}, whose folder does not exist")
+    runs: list[list[Result]] = [[] for _ in settings]
+    with interruptible():
+        try:
+            for _ in range(args.pairs if args.vs else 1):
+                for setting, results in zip(settings, runs, strict=True):
+                    with tempfile.TemporaryDirectory(prefix="depthforge-benchmark-") as folder:
+                        results.append(measure(setting, Path(folder)))
+                    print(text(setting, results[-1]), end="\n\n" if args.vs else "\n", flush=True)
+        except RuntimeError as error:
+            print(f"depthforge benchmark: {error}", file=sys.stderr)
+            return 1
+    if args.vs:
+        print(compared(args.vs, *runs))
+    if args.json:
+        figures = [
+            result.as_mapping(setting)
+            for setting, results in zip(settings, runs, strict=True)
+            for result in results
+        ]
+        content = figures if args.vs else figures[0]
+        args.json.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def changed(args: argparse.Namespace, changes: str) -> argparse.Namespace:
+    """The arguments with `NAME=VALUE,...` instead. Raises ValueError naming what is not allowed."""
+    other = argparse.Namespace(**vars(args))
+    for change in changes.split(","):
+        name, _, value = change.partition("=")
+        if name not in COMPARABLE:
+            raise ValueError(f"--vs has {change!r}; wanted NAME=VALUE of {', '.join(COMPARABLE)}")
+        try:
+            setattr(other, name, COMPARABLE[name](value))
+        except ValueError:
+            raise ValueError(f"--vs has {change!r}, which is no number") from None
+    return other
+
+
+def setting_of(args: argparse.Namespace) -> Setting:
+    """What the arguments ask for. Raises ValueError naming what is not allowed."""
     width, height = size_of(args.size)
     for name in ("rate", "seconds", "memory_every"):
         value = getattr(args, name)
@@ -60,7 +132,12 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted a number above 0")
     if args.rate * args.seconds < 1:
         raise ValueError(f"{args.seconds:g} s at {args.rate:g} Hz is not even one image")
-    setting = Setting(
+    if not 1 <= args.cameras <= MOST_CAMERAS:
+        raise ValueError(f"--cameras is {args.cameras}; wanted 1..{MOST_CAMERAS}")
+    if args.transport not in TRANSPORTS:
+        raise ValueError(f"transport is {args.transport!r}; wanted {' or '.join(TRANSPORTS)}")
+    return Setting(
+        cameras=args.cameras,
         width=width,
         height=height,
         rate_hz=args.rate,
@@ -72,18 +149,6 @@ def run(args: argparse.Namespace) -> int:
         memory_every_s=args.memory_every,
         domain_id=args.domain_id,
     )
-    if args.json and not args.json.absolute().parent.is_dir():
-        raise ValueError(f"--json is {args.json}, whose folder does not exist")
-    with interruptible(), tempfile.TemporaryDirectory(prefix="depthforge-benchmark-") as folder:
-        try:
-            result = measure(setting, Path(folder))
-        except RuntimeError as error:
-            print(f"depthforge benchmark: {error}", file=sys.stderr)
-            return 1
-    print(text(setting, result))
-    if args.json:
-        args.json.write_text(json.dumps(result.as_mapping(setting), indent=1) + "\n", "utf-8")
-    return 0
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -107,18 +172,38 @@ def text(setting: Setting, result: Result) -> str:
     p50, p90, p99, worst = (f"{value:.1f} ms" for value in result.latency_ms)
     slope = result.slope_mib_per_hour()
     growth = "" if slope is None else f", slope {slope:+.1f} MiB/h over the second half"
+    each = "/".join(str(count) for count in result.received_each)
+    cameras = f"{setting.cameras} cameras of " if setting.cameras > 1 else ""
     lines = [
-        f"{setting.width}x{setting.height} rgb8 at {setting.rate_hz:g} Hz for {setting.seconds:g} s"
-        f", variant {setting.variant}, checkpoint {setting.checkpoint or 'shipped'}, "
+        f"{cameras}{setting.width}x{setting.height} rgb8 at {setting.rate_hz:g} Hz for "
+        f"{setting.seconds:g} s, variant {setting.variant}, "
+        f"checkpoint {setting.checkpoint or 'shipped'}, "
         f"transport {'profile' if setting.profile else 'default'}, masks only, {processor()}",
         f"images sent {result.sent} in {result.sent_s:.1f} s, at most "
         f"{result.camera_late_ms:.1f} ms late; reached the node {result.frames_in} "
         f"({result.frames_in / result.sent:.1%}), masks received {result.received} "
-        f"({result.received / result.sent:.1%}), dropped in the node: {drops}",
-        f"stamp to mask: p50 {p50}, p90 {p90}, p99 {p99}, worst {worst}",
+        f"({result.received / result.sent:.1%}{f', {each}' if cameras else ''}), "
+        f"dropped in the node: {drops}",
+        f"{result.rate_hz:.2f} masks/s; stamp to mask: p50 {p50}, p90 {p90}, p99 {p99}, worst "
+        f"{worst}, jitter {result.jitter_ms:.1f} ms",
         f"node: {result.cpu_s / result.sent_s:.0%} of one core, "
         f"{1000 * result.cpu_s / result.received:.1f} ms for every mask; memory "
         f"{result.memory[0][1]:.1f} MiB at the start, {result.memory[-1][1]:.1f} MiB at the end"
         f"{growth}",
     ]
     return "\n".join(lines)
+
+
+def compared(changes: str, first: list[Result], second: list[Result]) -> str:
+    """Ratios of the first setting to the second, pair by pair."""
+
+    def ratio(figure: Callable[[Result], float]) -> str:
+        ratios = [figure(a) / figure(b) for a, b in zip(first, second, strict=True)]
+        return f"{np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+    return (
+        f"over {changes}, median of {len(first)} pairs: "
+        f"masks/s {ratio(lambda result: result.rate_hz)}, "
+        f"p50 {ratio(lambda result: result.latency_ms[0])}, "
+        f"CPU a mask {ratio(lambda result: result.cpu_s / result.received)}"
+    )

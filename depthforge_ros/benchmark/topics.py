@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Topic to topic: a camera process, the node, and this process as the planner that listens."""
+"""Topic to topic: a process of cameras, the node, and this process as the planner that listens."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from depthforge_ros.ros.processes import (
 )
 from depthforge_ros.ros.recorder import image_recorder
 
-TOPIC = "/camera/image_raw"
-SEMANTIC = "/depthforge/semantic"
 SLOPE_SPAN_S = 30.0  # a node that has just begun grows, and an hour's worth of that means nothing
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured. profile: whether the shipped Fast DDS profile is used."""
+    """What is measured. cameras: how many share the node, each at the rate. profile: whether the
+    shipped Fast DDS profile is used.
+    """
 
     width: int
     height: int
@@ -48,16 +48,33 @@ class Setting:
     profile: bool
     memory_every_s: float
     domain_id: int | None
+    cameras: int = 1
+
+    @property
+    def names(self) -> list[str]:
+        """Of the cameras; a single one has none."""
+        return [f"camera{number + 1}" for number in range(self.cameras)] * (self.cameras > 1)
+
+    @property
+    def topics(self) -> list[str]:
+        """Of the images, one a camera."""
+        return [f"/{name}/image" for name in self.names] or ["/image"]
+
+    @property
+    def masks(self) -> list[str]:
+        """Topics of the masks, one a camera."""
+        return [f"/depthforge/{name}/semantic" for name in self.names] or ["/depthforge/semantic"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """The figures.
+    """The figures, of all cameras together.
 
-    sent_s: how long the camera took to send; camera_late_ms: its worst image. latency_ms: p50,
-    p90, p99 and worst, from the stamp, taken right before an image is published, to the arrival of
-    its mask. cpu_s: of the node, while images came. memory: seconds and MiB of the node that are
-    in RAM and not shared, one pair every memory_every_s.
+    sent_s: how long the cameras took to send; camera_late_ms: their worst image. received_each:
+    masks of each camera. latency_ms: p50, p90, p99 and worst, from the stamp, taken right before an
+    image is published, to the arrival of its mask; jitter_ms: its standard deviation. cpu_s: of the
+    node, while images came. memory: seconds and MiB of the node that are in RAM and not shared, one
+    pair every memory_every_s.
     """
 
     sent: int
@@ -65,10 +82,17 @@ class Result:
     camera_late_ms: float
     frames_in: int
     received: int
+    received_each: tuple[int, ...]
     drops: Mapping[str, int]
     latency_ms: tuple[float, ...]
+    jitter_ms: float
     cpu_s: float
     memory: tuple[tuple[float, float], ...]
+
+    @property
+    def rate_hz(self) -> float:
+        """Masks a second, of all cameras together."""
+        return self.received / self.sent_s
 
     def slope_mib_per_hour(self) -> float | None:
         """Growth of the node over the second half; None where that is too short to tell."""
@@ -101,38 +125,45 @@ def measure(setting: Setting, folder: Path) -> Result:
         "variant": setting.variant,
         "checkpoint": setting.checkpoint,
         "device": setting.device,
+        **({"cameras": setting.names} if setting.names else {}),
     }
-    camera = [sys.executable, "-m", "depthforge_ros.ros.camera", "--topic", TOPIC]
+    camera = [sys.executable, "-m", "depthforge_ros.ros.camera"]
+    camera += [word for topic in setting.topics for word in ("--topic", topic)]
     camera += ["--width", str(setting.width), "--height", str(setting.height)]
     camera += ["--rate", f"{setting.rate_hz:g}", "--seconds", f"{setting.seconds:g}"]
     camera_log = folder / "camera.txt"
     with (
-        image_recorder(SEMANTIC) as recorder,
-        process(
-            "node", node_command(parameters, {"image": TOPIC}), env, folder / "node.txt"
-        ) as node,
+        image_recorder(*setting.masks) as recorder,
+        process("node", node_command(parameters, {}), env, folder / "node.txt") as node,
     ):
         wait_until_active(recorder, node)
         with recorder.recording() as seen:
             before_s = cpu_seconds(node.pid)
             with process("camera", camera, env, camera_log) as sender:
-                wait_for(lambda: recorder.heard(SEMANTIC) > 0 or sender.ended(), node, math.inf)
+                wait_for(
+                    lambda: any(map(recorder.heard, setting.masks)) or sender.ended(),
+                    node,
+                    math.inf,
+                )
                 memory = watch_memory(node, sender, setting.memory_every_s)
             cpu_s = cpu_seconds(node.pid) - before_s
-            settle(recorder, node, SEMANTIC)
+            settle(recorder, node, *setting.masks)
         report = recorder.report()
     sent = json.loads(camera_log.read_text("utf-8").splitlines()[-1])
-    received = len(seen.headers[SEMANTIC])
-    if not received:
+    received = tuple(len(seen.headers[topic]) for topic in setting.masks)
+    if not any(received):
         raise RuntimeError(f"no mask came back; the node says: {report.message}")
+    delays_ms = seen.delays_ms(*setting.masks)
     return Result(
         sent=sent["sent"],
         sent_s=sent["seconds"],
         camera_late_ms=sent["late_ms"],
         frames_in=report.counters.frames_in,
-        received=received,
+        received=sum(received),
+        received_each=received,
         drops=report.counters.drops,
-        latency_ms=seen.delay_percentiles_ms(SEMANTIC, 50, 90, 99, 100),
+        latency_ms=tuple(float(ms) for ms in np.percentile(delays_ms, (50, 90, 99, 100))),
+        jitter_ms=float(delays_ms.std()),
         cpu_s=cpu_s,
         memory=memory,
     )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A camera that costs little: one picture, serialized once, published again with new stamps.
 
+With several topics it is as many cameras, which shoot at the same time.
+
     python -m depthforge_ros.ros.camera --width 1920 --height 1080 --rate 30 --seconds 60
 
 What it prints at the end, as JSON: how many images it sent, in how many seconds, and how late the
@@ -42,15 +44,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=1080)
     parser.add_argument("--rate", type=float, default=30.0)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--topic", default="/camera/image_raw")
+    parser.add_argument("--topic", action="append", help="/camera/image_raw; may come repeatedly")
     args = parser.parse_args(argv)
+    topics = args.topic or ["/camera/image_raw"]
     rclpy.init()
     node = Node("depthforge_camera", enable_rosout=False, start_parameter_services=False)
-    publisher = node.create_publisher(Image, args.topic, SENSOR_QOS)
+    publishers = [node.create_publisher(Image, topic, SENSOR_QOS) for topic in topics]
     last = time.monotonic() + MATCH_TIMEOUT_S
-    while not publisher.get_subscription_count():
+    while not all(publisher.get_subscription_count() for publisher in publishers):
         if time.monotonic() > last:
-            print(f"nobody listens to {args.topic}", file=sys.stderr)
+            print(f"nobody listens to {' or '.join(topics)}", file=sys.stderr)
             return 1
         time.sleep(0.01)
     time.sleep(MATCHING_S)
@@ -63,10 +66,15 @@ def main(argv: list[str] | None = None) -> int:
         due_s = begun_s + index / args.rate
         time.sleep(max(0.0, due_s - time.monotonic()))
         late_s = max(late_s, time.monotonic() - due_s)
-        _STAMP.pack_into(raw, _STAMP_AT, *divmod(time.time_ns(), 1_000_000_000))
-        publisher.publish(bytes(raw))
+        for publisher in publishers:
+            _STAMP.pack_into(raw, _STAMP_AT, *divmod(time.time_ns(), 1_000_000_000))
+            publisher.publish(bytes(raw))
     seconds = time.monotonic() - begun_s
-    figures = {"sent": count, "seconds": round(seconds, 3), "late_ms": round(late_s * 1e3, 1)}
+    figures = {
+        "sent": count * len(topics),
+        "seconds": round(seconds, 3),
+        "late_ms": round(late_s * 1e3, 1),
+    }
     print(json.dumps(figures))
     time.sleep(0.5)  # what is on its way gets there before the publisher is gone
     node.destroy_node()

@@ -137,11 +137,11 @@ def process(name: str, command: list[str], env: Mapping[str, str], log: Path) ->
         running.end()
 
 
-def node_command(parameters: Mapping[str, str], remaps: Mapping[str, str]) -> list[str]:
-    """The command line of the node depthforge with string parameters and remapped topics."""
+def node_command(parameters: Mapping[str, str | list[str]], remaps: Mapping[str, str]) -> list[str]:
+    """The command line of the node depthforge with parameters and remapped topics."""
     command = [sys.executable, "-m", "depthforge_ros.ros.node", "--ros-args"]
     for name, value in parameters.items():
-        command += ["-p", f"{name}:='{value}'"]
+        command += ["-p", f"{name}:={value}" if isinstance(value, list) else f"{name}:='{value}'"]
     for name, topic in remaps.items():
         command += ["-r", f"{name}:={topic}"]
     return command
@@ -160,8 +160,8 @@ def wait_until_active(recorder: Recorder, node: Process) -> None:
         raise RuntimeError(f"the node is not active after {START_TIMEOUT_S:.0f} s")
 
 
-def settle(recorder: Recorder, node: Process, semantic: str) -> None:
-    """Wait until every image sent so far is accounted for, and its mask is here.
+def settle(recorder: Recorder, node: Process, *semantic: str) -> None:
+    """Wait until every image sent so far is accounted for, and its mask is here, on its topic.
 
     By the node's own report. Raises RuntimeError where frames vanish in the node.
     """
@@ -176,7 +176,7 @@ def settle(recorder: Recorder, node: Process, semantic: str) -> None:
         raise RuntimeError(f"{counters.pending} frames are neither published nor dropped")
     # The node has sent them, so there is no more to wait for than their way here.
     wait_for(
-        lambda: recorder.heard(semantic) >= recorder.report().counters.frames_out,
+        lambda: sum(map(recorder.heard, semantic)) >= recorder.report().counters.frames_out,
         node,
         MASK_TIMEOUT_S,
     )

@@ -79,10 +79,16 @@ class Recorded:
     headers: dict[str, list[bytes]]
     arrivals_ns: dict[str, list[int]]
 
+    def delays_ms(self, *topics: str) -> np.ndarray:
+        """Time from stamp to arrival of everything heard on the topics: [n]."""
+        headers = [header for topic in topics for header in self.headers[topic]]
+        stamps_ns = [_nanoseconds(*_STAMP.unpack_from(header)) for header in headers]
+        arrivals_ns = [arrival_ns for topic in topics for arrival_ns in self.arrivals_ns[topic]]
+        return (np.array(arrivals_ns) - np.array(stamps_ns)) / 1e6
+
     def delay_percentiles_ms(self, topic: str, *percents: float) -> tuple[float, ...]:
-        """Percentiles of the time from stamp to arrival, NaN where nothing was heard."""
-        stamps_ns = [_nanoseconds(*_STAMP.unpack_from(header)) for header in self.headers[topic]]
-        delays_ms = (np.array(self.arrivals_ns[topic]) - np.array(stamps_ns)) / 1e6
+        """Percentiles of the delays of a topic, NaN where nothing was heard."""
+        delays_ms = self.delays_ms(topic)
         if not len(delays_ms):
             return (float("nan"),) * len(percents)
         return tuple(float(value) for value in np.percentile(delays_ms, percents))
@@ -227,9 +233,9 @@ class Recorder:
             self._failure = error
 
 
-def image_recorder(topic: str) -> Recorder:
-    """A recorder of one image topic."""
-    return Recorder({topic: Image}, {})
+def image_recorder(*topics: str) -> Recorder:
+    """A recorder of image topics."""
+    return Recorder(dict.fromkeys(topics, Image), {})
 
 
 def serialized_stamp_ns(raw: bytes) -> int:
