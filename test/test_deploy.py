@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_export import shallow
+from torch.export import Dim, export
 from torch.utils.flop_counter import FlopCounterMode
 
 from depthforge_ros.engine.build import untrained_network
@@ -18,6 +19,7 @@ from depthforge_ros.network.deploy.cpu import FEW_TOKENS, attend_by_head
 from depthforge_ros.network.deploy.sampling import sample_by_bags, sample_by_grid
 from depthforge_ros.network.deploy.strips import Strip, resized_strip
 from depthforge_ros.network.depthforge import DepthForge
+from depthforge_ros.network.export import ImagesOnly
 from depthforge_ros.variant import load_variant
 
 DATA = Path(__file__).parent / "data"
@@ -100,6 +102,22 @@ def test_sampling_by_bags_agrees_inside_and_outside():
     found = sample_by_bags(value, centres, offsets, weights, shapes)
     torch.testing.assert_close(found, wanted)
     assert wanted.abs().max() > 1
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+def test_a_deployed_network_exports_for_any_batch(sampling):
+    deployed = deploy(lively_network(shallow(tiny_variant())), 64, 96, sampling=sampling)
+    with torch.no_grad():
+        program = export(
+            ImagesOnly(deployed, depth=True).eval(),
+            (random_images(64, 96),),
+            dynamic_shapes=({0: Dim("batch")},),
+            strict=False,
+        )
+        for batch in (1, 3):
+            images = random_images(64, 96, batch)
+            for wanted, found in zip(deployed(images), program.module()(images), strict=True):
+                torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 def test_without_depth_there_is_none():
@@ -191,6 +209,12 @@ def test_the_folds_save_the_operations_that_the_documents_say():
     assert giga(after, "folded.refinement", *readers) == 46.3
     assert giga(after, "folded.pixel_decoder") == 66.4
     assert (giga(before, "mask_decoder"), giga(after, "folded.mask_decoder")) == (17.4, 10.6)
+    # Every one of ten masks at full size; now the last alone, and no convolution before it.
+    assert giga(before, "pixel_decoder.mask_feature") == 2.1
+    assert not [name for name in after if "mask_feature" in name]
+    outputs = [f"depth_head.fusions.{level}" for level in range(4)]
+    assert giga(before, *(f"{name}.out_conv" for name in outputs)) == 11.4
+    assert giga(after, *(f"folded.{name}.out" for name in outputs)) == 2.9
     assert (giga(before, "depth_head"), giga(after, "folded.depth_head")) == (221.5, 213.0)
     assert (giga(before, "tokens"), giga(after, "folded.tokens")) == (71.7, 61.6)
 
