@@ -74,7 +74,8 @@ def test_two_settings_are_measured_in_turn(tmp_path, capsys):
     assert sum(fast["stage_flops"].values()) == fast["flops"] < plain["flops"]
     assert len(fast["seconds"]) == len(plain["seconds"]) == 2
     assert fast["ceiling_flops_per_s"] == plain["ceiling_flops_per_s"] > 1e9
-    compared = figures["comparison"]
+    (compared,) = figures["comparisons"]
+    assert (compared["name"], compared["vs"]) == ("fp32", "plain")
     wanted = [b / a for a, b in zip(fast["seconds"], plain["seconds"], strict=True)]
     assert compared["ratios"] == wanted
     assert compared["labels_agree"] == 1.0
@@ -87,16 +88,19 @@ def test_two_settings_are_measured_in_turn(tmp_path, capsys):
 def test_the_text_tells_medians_and_shares():
     flops = dict.fromkeys(STAGES, 0) | {"tokens": 3_000_000_000, "refinement": 1_000_000_000}
     spent_s = dict.fromkeys(STAGES, 0.0) | {"tokens": 0.06, "refinement": 0.04}
-    one = Figures("bf16", "bfloat16", 4_000_000_000, (0.1, 0.2, 0.05), flops, spent_s, 1e11)
-    other = Figures("plain", "float32", 8_000_000_000, (0.3, 0.4, 0.2), flops, spent_s, 1e11)
-    lines = text("nano", [one, other], Comparison((3.0, 2.0, 4.0), 0.9876, 0.5)).splitlines()
+    spans = (0.1, 0.2, 0.05), (0.2, 0.3, 0.1)
+    one = Figures("bf16", "bfloat16", 4_000_000_000, *spans, flops, spent_s, 1e11)
+    other = Figures("plain", "float32", 8_000_000_000, *spans, flops, spent_s, 1e11)
+    compared = Comparison("bf16", "plain", (3.0, 2.0, 4.0), (3.5, 3.5, 1.0), 0.9876, 0.5)
+    lines = text("nano", [one, other], [compared]).splitlines()
     assert lines[2] == (
-        "bf16: median 100.0 ms (50.0 to 200.0, 3 runs), 4.0 GFLOP, "
+        "bf16: median 100.0 ms (50.0 to 200.0, 3 runs; processors 200.0 ms), 4.0 GFLOP, "
         "40% of the bfloat16 ceiling of 100 GFLOP/s"
     )
     assert lines[6].split() == ["tokens", "3.0", "60.0", "50%"]
     assert lines[-1] == (
-        "bf16 is 3.00 times as fast as plain (2.00 to 4.00 in 3 pairs of runs); "
+        "bf16 is 3.00 times as fast as plain (2.00 to 4.00 in 3 pairs of runs; by processor time "
+        "3.50); "
         "98.76% of the labels agree, 50.00% with the mean of each class taken away"
     )
 

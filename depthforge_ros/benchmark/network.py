@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`depthforge benchmark network`: operations and time of a network, stage by stage.
 
-With `--vs` two settings run in turn in one process, so that both meet the machine in the same mood;
-what counts is the ratio of neighbours.
+Settings run in turn in one process, so that all meet the machine in the same mood; what counts is
+the ratio of neighbours. On a machine that others use too, processor time tells more than the clock.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depthforge_ros.benchmark.ceiling import matmul_flops_per_s, seconds
+from depthforge_ros.benchmark.ceiling import matmul_flops_per_s
 from depthforge_ros.benchmark.settings import SETTINGS, Prepared, countable, prepare
-from depthforge_ros.benchmark.stages import stage_flops, stage_seconds
+from depthforge_ros.benchmark.stages import STAGES, stage_flops, stage_seconds
 from depthforge_ros.benchmark.topics import processor
 from depthforge_ros.engine.build import load_network, pick_device
 from depthforge_ros.network.depthforge import DepthForge
@@ -30,12 +31,17 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Figures:
-    """What one setting costs. seconds: of every run; stages: FLOPs and median seconds of each."""
+    """What one setting costs.
+
+    seconds: of every run by the clock; cpu_seconds: the same of all processors together, of this
+    process alone. stage_flops, stage_seconds: of each stage, the median run's by the clock.
+    """
 
     name: str
     dtype: str
     flops: int
     seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
     stage_flops: dict[str, int]
     stage_seconds: dict[str, float]
     ceiling_flops_per_s: float
@@ -48,22 +54,26 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The second setting's time over the first's, for every pair of neighbouring runs.
+    """Two settings against each other.
 
-    labels_agree: fraction of pixels to which both give the same class; of random weights, one class
-    may win everywhere. patterns_agree: the same with each class's mean over the image taken from
-    its scores, so that what is compared is where a class is likelier than elsewhere.
+    ratios: the time of `vs` over that of `name`, for every pair of neighbouring runs; cpu_ratios:
+    the same of processor time. labels_agree: fraction of pixels to which both give the same class;
+    of random weights, one class may win everywhere. patterns_agree: the same with each class's mean
+    over the image taken from its scores: where a class is likelier than elsewhere.
     """
 
+    name: str
+    vs: str
     ratios: tuple[float, ...]
+    cpu_ratios: tuple[float, ...]
     labels_agree: float
     patterns_agree: float
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `depthforge benchmark network`."""
-    parser.add_argument("setting", choices=SETTINGS, help=told(SETTINGS))
-    parser.add_argument("--vs", choices=SETTINGS, help="another setting, run in turn with it")
+    parser.add_argument("setting", nargs="+", choices=SETTINGS, help=told(SETTINGS))
+    parser.add_argument("--vs", choices=SETTINGS, help="what they are compared with")
     parser.add_argument("--variant", default="nano", help="network")
     parser.add_argument("--checkpoint", default="untrained", help="weights; untrained: random")
     parser.add_argument("--crop", default="", metavar="HxW", help="image; the variant's crop")
@@ -90,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     with torch.device("meta"):
         counted = DepthForge(variant)
-    names = [args.setting, *([args.vs] if args.vs else [])]
+    names = list(dict.fromkeys([*args.setting, *([args.vs] if args.vs else [])]))
     counts = {}
     for name in names:
         shape = (args.batch, 3, height, width)
@@ -105,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     images = torch.randint(
         256, (args.batch, 3, height, width), dtype=torch.uint8, generator=generator
     ).to(device)
-    figures, comparison = measure(ways, counts, images, args.runs)
+    figures, comparisons = measure(ways, counts, images, args.runs, args.vs)
     machine = {
         "processor": torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -116,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         f"{variant.name}, {args.batch} x {height}x{width}, checkpoint {args.checkpoint}, "
         f"{machine['processor']}, torch {machine['torch']}"
     )
-    print(text(title, figures, comparison))
+    print(text(title, figures, comparisons))
     if args.json:
         content: dict[str, Any] = {
             "variant": variant.name,
@@ -124,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
             "images": [args.batch, 3, height, width],
             "machine": machine,
             "settings": [asdict(one) for one in figures],
-            "comparison": asdict(comparison) if comparison else None,
+            "comparisons": [asdict(one) for one in comparisons],
         }
         args.json.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     return 0
@@ -141,24 +151,30 @@ def crop_of(text: str) -> tuple[int, int]:
 
 @torch.inference_mode()
 def measure(
-    ways: dict[str, Prepared], counts: dict[str, dict[str, int]], images: Tensor, runs: int
-) -> tuple[list[Figures], Comparison | None]:
-    """Run all settings in turn: once to warm up, then `runs` times, then once by stages."""
+    ways: dict[str, Prepared],
+    counts: dict[str, dict[str, int]],
+    images: Tensor,
+    runs: int,
+    vs: str | None,
+) -> tuple[list[Figures], list[Comparison]]:
+    """Run all settings in turn, once to warm up and then `runs` times; compare each with `vs`."""
     labels, patterns = {}, {}
     for name, way in ways.items():
         with way.mode():
             scores = way.network(images)[0]  # [B, K, H, W]
         labels[name] = scores.argmax(1)
         patterns[name] = (scores - scores.mean((2, 3), keepdim=True)).argmax(1)
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    clock: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
     stages: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _ in range(runs):
         for name, way in ways.items():
+            begun_s = time.process_time()
             with way.mode():
-                times[name].append(seconds(lambda way=way: way.network(images), images.device))
-    for name, way in ways.items():
-        with way.mode():
-            stages[name].append(stage_seconds(way.network, images))
+                spent_s = stage_seconds(way.network, images)
+            cpu[name].append(time.process_time() - begun_s)
+            clock[name].append(sum(spent_s.values()))
+            stages[name].append(spent_s)
     ceilings = {
         dtype: matmul_flops_per_s(images.device, dtype)
         for dtype in {way.dtype for way in ways.values()}
@@ -168,33 +184,47 @@ def measure(
             name=name,
             dtype=str(way.dtype).removeprefix("torch."),
             flops=sum(counts[name].values()),
-            seconds=tuple(times[name]),
+            seconds=tuple(clock[name]),
+            cpu_seconds=tuple(cpu[name]),
             stage_flops=counts[name],
-            stage_seconds=stages[name][0],
+            stage_seconds={
+                stage: statistics.median(one[stage] for one in stages[name]) for stage in STAGES
+            },
             ceiling_flops_per_s=ceilings[way.dtype],
         )
         for name, way in ways.items()
     ]
-    if len(ways) < 2:
-        return figures, None
-    first, second = ways
-    ratios = tuple(b / a for a, b in zip(times[first], times[second], strict=True))
-    agree, patterns_agree = (
-        (one[first] == one[second]).float().mean().item() for one in (labels, patterns)
-    )
-    return figures, Comparison(ratios, agree, patterns_agree)
+    comparisons = [
+        Comparison(
+            name=name,
+            vs=vs,
+            ratios=ratios(clock[name], clock[vs]),
+            cpu_ratios=ratios(cpu[name], cpu[vs]),
+            labels_agree=(labels[name] == labels[vs]).float().mean().item(),
+            patterns_agree=(patterns[name] == patterns[vs]).float().mean().item(),
+        )
+        for name in ways
+        if vs is not None and name != vs
+    ]
+    return figures, comparisons
 
 
-def text(title: str, figures: list[Figures], comparison: Comparison | None) -> str:
+def ratios(first: list[float], second: list[float]) -> tuple[float, ...]:
+    """Every second over its first."""
+    return tuple(b / a for a, b in zip(first, second, strict=True))
+
+
+def text(title: str, figures: list[Figures], comparisons: list[Comparison]) -> str:
     """The figures as lines and tables."""
     lines = [title]
     for one in figures:
-        median = statistics.median(one.seconds)
+        median_s = statistics.median(one.seconds)
         lines += [
             "",
-            f"{one.name}: median {1000 * median:.1f} ms ({1000 * min(one.seconds):.1f} to "
-            f"{1000 * max(one.seconds):.1f}, {len(one.seconds)} runs), "
-            f"{one.flops / 1e9:.1f} GFLOP, {one.fraction:.0%} of the {one.dtype} ceiling of "
+            f"{one.name}: median {1000 * median_s:.1f} ms ({1000 * min(one.seconds):.1f} to "
+            f"{1000 * max(one.seconds):.1f}, {len(one.seconds)} runs; processors "
+            f"{1000 * statistics.median(one.cpu_seconds):.1f} ms), {one.flops / 1e9:.1f} GFLOP, "
+            f"{one.fraction:.0%} of the {one.dtype} ceiling of "
             f"{one.ceiling_flops_per_s / 1e9:.0f} GFLOP/s",
             f"  {'stage':<18}{'GFLOP':>10}{'ms':>10}{'of ceiling':>12}",
         ]
@@ -202,14 +232,14 @@ def text(title: str, figures: list[Figures], comparison: Comparison | None) -> s
             spent_s = one.stage_seconds[stage]
             share = flops / spent_s / one.ceiling_flops_per_s if spent_s > 0 else 0.0
             lines.append(f"  {stage:<18}{flops / 1e9:>10.1f}{1000 * spent_s:>10.1f}{share:>12.0%}")
-    if comparison:
-        first, second = figures
-        ratios = comparison.ratios
+    for compared in comparisons:
         lines += [
             "",
-            f"{first.name} is {statistics.median(ratios):.2f} times as fast as {second.name} "
-            f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} pairs of runs); "
-            f"{comparison.labels_agree:.2%} of the labels agree, "
-            f"{comparison.patterns_agree:.2%} with the mean of each class taken away",
+            f"{compared.name} is {statistics.median(compared.ratios):.2f} times as fast as "
+            f"{compared.vs} ({min(compared.ratios):.2f} to {max(compared.ratios):.2f} in "
+            f"{len(compared.ratios)} pairs of runs; by processor time "
+            f"{statistics.median(compared.cpu_ratios):.2f}); "
+            f"{compared.labels_agree:.2%} of the labels agree, "
+            f"{compared.patterns_agree:.2%} with the mean of each class taken away",
         ]
     return "\n".join(lines)
