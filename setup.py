@@ -55,6 +55,7 @@ setup(
         "ros": [
             "cv-bridge==1.13.0.post0",
             "ros-diagnostic-msgs==5.3.6",
+            "ros-nav-msgs==5.3.6",
             "ros-rclpy[fastrtps]==7.1.6",
             "ros-sensor-msgs==5.3.6",
             "rosbags>=0.11,<0.12",

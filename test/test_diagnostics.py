@@ -8,6 +8,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from depthforge_ros.engine import INSTANT, UNTRAINED
 from depthforge_ros.ros.diagnostics import MEANINGLESS, Situation, Statistics, status
+from depthforge_ros.ros.label_info import ABSENT
 from depthforge_ros.ros.parameters import Parameters
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -151,6 +152,7 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
         "latency p99 ms": "12.3",
         "frame age ms": "45.7",
         "camera_info: missing": "1",
+        "label_info": ABSENT or "published",
         "ground": "residual 1.2%",
         "withheld: camera_info": "there is none",
         "dropped: replaced": "1",

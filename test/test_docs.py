@@ -67,14 +67,16 @@ def test_the_readmes_parameter_table_is_what_is_declared():
 def test_the_topics_are_the_nodes():
     rows = table_rows(README.read_text("utf-8"), "topic")
     documented = {row[0].strip("`").removeprefix("~/") for row in rows if "(in)" not in row[0]}
-    source = (ROOT / "depthforge_ros" / "ros" / "outputs.py").read_text("utf-8")
+    folder = ROOT / "depthforge_ros" / "ros"
+    sources = [(folder / name).read_text("utf-8") for name in ("outputs.py", "spatial.py")]
     words = {
         node.value
+        for source in sources
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert documented - {"/diagnostics"} <= words
-    published = {*OUTPUTS, "labels", "/diagnostics"}
+    published = {*OUTPUTS, "labels", "label_info", "/diagnostics"}
     assert documented == published
 
 

@@ -20,7 +20,7 @@ ORDER = (
     ("frame",),
     ("strict", "resources"),
     ("variant",),
-    ("street", "ground", "transport"),
+    ("street", "ground", "occupancy", "condition", "transport"),
     ("network",),
     ("engine",),
     ("pipeline",),
@@ -31,7 +31,7 @@ ORDER = (
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
 WITHOUT_TORCH = {"__init__", "frame", "resources", "strict", "variant", "street", "ground", "cli"}
-WITHOUT_TORCH |= {"transport"}
+WITHOUT_TORCH |= {"transport", "occupancy", "condition"}
 ROS_PACKAGES = {
     "ament_index_python",
     "builtin_interfaces",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 from collections.abc import Iterator
 
@@ -12,17 +13,18 @@ import rclpy
 import torch
 from dds import Listener, own_domain
 from engines import WAIT_S, HeldEngine
-from nodes import HEIGHT, KEEP, camera_info_message, image_message
+from nodes import HEIGHT, KEEP, WIDTH, camera_info_message, image_message, picture
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.diagnostics import Health, Statistics
 from depthforge_ros.ros.inference import Inference, load_pipeline
 from depthforge_ros.ros.outputs import limited
 from depthforge_ros.ros.parameters import OUTPUTS, Parameters
+from depthforge_ros.ros.points import POINT
 
 
 class Rig:
@@ -48,7 +50,8 @@ class Rig:
 
     def hear(self, name: str) -> list[Image]:
         """What comes on ~/NAME, once the publisher knows that somebody listens."""
-        kind = CameraInfo if name == "camera_info" else Image
+        kinds = {"camera_info": CameraInfo, "points": PointCloud2}
+        kind = kinds.get(name, Image)
         heard = self.listener.subscribe(kind, f"/depthforge/{name}", KEEP)
         self.listener.spin_until(lambda: name in self.stream.outputs.wanted())
         return heard
@@ -275,12 +278,57 @@ def test_what_the_road_has_shown_is_forgotten_where_it_no_longer_holds(
     assert "pitch is not known yet" in rig.through(message).withheld["depth"]
 
 
-def test_a_height_that_a_metric_variant_has_no_use_for_is_said(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    Rig(camera_height_m=1.5).close()
-    said = capfd.readouterr().err
-    assert "camera_height_m 1.5 is ignored: variant 'nano' gives metres without it" in said
+def points(message: PointCloud2) -> np.ndarray:
+    return np.frombuffer(message.data, POINT).reshape(message.height, message.width)
+
+
+def test_points_of_a_relative_variant_have_the_metres_of_the_road(by_ground: Rig) -> None:
+    clouds, depths = by_ground.hear("points"), by_ground.hear("depth")
+    assert "no camera_info for 96x64" in by_ground.through(image_message(0)).withheld["points"]
+    by_ground.stream.receive_camera_info(level_camera_info())
+    assert by_ground.through(image_message(1)).withheld == {}
+    by_ground.listener.spin_until(lambda: bool(clouds and depths))
+    assert clouds[0].header == depths[0].header == image_message(1).header
+    depth = np.frombuffer(depths[0].data, np.float32).reshape(HEIGHT, WIDTH)
+    known = np.isfinite(depth)
+    assert 0.3 < known.mean() < 0.6
+    np.testing.assert_array_equal(points(clouds[0])["z"][known], depth[known])
+    assert np.isnan(points(clouds[0])["z"][~known]).all()
+    heights = points(clouds[0])["y"][known]
+    assert np.abs(heights - 1.5).max() < 0.1  # the road lies 1.5 m below the camera
+
+
+def test_points_of_a_metric_variant_are_the_pixels_of_its_depth(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    clouds, depths = rig.hear("points"), rig.hear("depth")
+    assert "drivable" not in rig.stream.outputs.depth_topics  # nobody said how high it is
+    rig.stream.receive_camera_info(level_camera_info())
+    rig.through(image_message(1))
+    rig.listener.spin_until(lambda: bool(clouds and depths))
+    depth = np.frombuffer(depths[0].data, np.float32).reshape(HEIGHT, WIDTH)
+    cloud = points(clouds[0])
+    np.testing.assert_array_equal(cloud["z"], np.where(np.isfinite(depth), depth, np.nan))
+    assert set(np.unique(cloud["label"])) == {0, 10}
+    red, green, blue = (int(c) for c in picture(1)[40, 50])
+    assert cloud["rgb"][40, 50].view(np.uint32) == red << 16 | green << 8 | blue
+
+
+def test_a_frames_condition_is_told() -> None:
+    """The image's and the mask's, and forgotten when the input is opened anew."""
+    made = Rig()
+    try:
+        made.engine.permits.release(10)
+        made.hear("semantic")
+        message = image_message(0, data=array.array("B", bytes(HEIGHT * WIDTH * 3)))
+        condition = made.through(message).condition
+        assert (condition.brightness, condition.contrast, condition.saturated) == (0, 0, 0)
+        assert condition.image_degradation == 1
+        assert condition.doubt == pytest.approx(1 - 230 / 255, abs=0.01)
+        assert made.through(image_message(1)).condition.brightness > 0.3
+        made.inference.open_input()
+        assert made.statistics.snapshot().condition is None
+    finally:
+        made.close()
 
 
 def test_what_follows_a_publication_does_not_make_it_a_drop(
@@ -325,9 +373,12 @@ def test_outputs_are_switched_between_frames(rig: Rig) -> None:
 
 
 def test_every_output_has_a_name_to_switch_it_by(rig: Rig) -> None:
-    relative = Rig("dinov2_s")
+    relative, placed = Rig("dinov2_s"), Rig(camera_height_m=1.5)
     relative.close()
-    publishers = {*rig.stream.outputs.publishers, *relative.stream.outputs.publishers}
+    placed.close()
+    publishers = {
+        name for made in (rig, relative, placed) for name in made.stream.outputs.publishers
+    }
     assert publishers == set(OUTPUTS)
 
 

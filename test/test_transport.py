@@ -107,7 +107,7 @@ def allowed(kind: str, verb: str) -> set[str]:
 
 
 def test_the_policy_allows_what_the_node_does_and_nothing_else() -> None:
-    published = {f"~/{name}" for name in (*OUTPUTS, "labels", "transition_event")}
+    published = {f"~/{name}" for name in (*OUTPUTS, "labels", "label_info", "transition_event")}
     published |= {"/diagnostics", "/parameter_events", "/rosout"}
     assert allowed("topic", "publish") == published
     source = ast.parse((ROOT / "depthforge_ros" / "ros" / "node.py").read_text("utf-8"))

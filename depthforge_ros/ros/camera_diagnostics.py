@@ -54,7 +54,7 @@ def combined(healths: Collection[Health]) -> Health:
     """The health of all cameras together: sums of what is counted, and the worst of what is not.
 
     Silence is that of the camera that was heard last: the others have reports of their own, and so
-    have outputs that are withheld or not taken.
+    have outputs that are withheld or not taken, and the condition of their frames.
     """
     if len(healths) == 1:
         return next(iter(healths))
@@ -71,6 +71,7 @@ def combined(healths: Collection[Health]) -> Health:
         zero_stamps=sum(health.zero_stamps for health in healths),
         missing_camera_info=sum(health.missing_camera_info for health in healths),
         withheld={},
+        condition=None,
         ground_residual=_worst(health.ground_residual for health in healths),
         rate_hz=sum(health.rate_hz for health in healths),
         latency_p50_ms=_worst(health.latency_p50_ms for health in healths),

@@ -12,12 +12,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from depthforge_ros.condition import Condition
 from depthforge_ros.ros.freshness import served_age_s
+from depthforge_ros.ros.label_info import ABSENT
 from depthforge_ros.ros.parameters import Parameters
 
 WINDOW_S = 10.0
@@ -53,7 +55,7 @@ class Health:
     that could not be drawn and frames without a stamp, since then as well.
     fault_text, undrawn_text: the last of them. withheld: outputs that somebody listens to and that
     the last frame did not give, with the reason. ground_residual: of the last frame's road, where
-    it gave metres.
+    it gave metres. condition: of the last frame that was published, None before the first.
     silence_s: since the last frame came in, or since the input was opened. unserved_s: likewise
     since a frame came that had nothing wrong with it. work_s: for how long the frame at hand has
     been worked on; stage: what it is in. unacknowledged: outputs whose newest message a listener
@@ -74,6 +76,7 @@ class Health:
     missing_camera_info: int
     withheld: Mapping[str, str]
     ground_residual: float | None
+    condition: Condition | None
     rate_hz: float
     latency_p50_ms: float | None
     latency_p99_ms: float | None
@@ -104,6 +107,7 @@ class Statistics:
         self._missing_camera_info = 0
         self._withheld: dict[str, str] = {}
         self._ground_residual: float | None = None
+        self._condition: Condition | None = None
         self._latencies: deque[tuple[int, float]] = deque()
         self._age_ms: float | None = None
         self._input_size: tuple[int, int] | None = None
@@ -118,6 +122,7 @@ class Statistics:
         with self._lock:
             self._opened_ns = self._last_input_ns = self._last_good_ns = self._clock_ns()
             self._input_seen = False
+            self._condition = None
             self._latencies.clear()
         self.explain({})
 
@@ -196,6 +201,11 @@ class Statistics:
             self._withheld = dict(withheld)
             self._ground_residual = ground_residual
 
+    def look(self, condition: Condition) -> None:
+        """What the newest published frame is like."""
+        with self._lock:
+            self._condition = condition
+
     def snapshot(self) -> Health:
         """The counters now; what counts since the previous snapshot starts anew."""
         with self._lock:
@@ -225,6 +235,7 @@ class Statistics:
                 missing_camera_info=self._missing_camera_info,
                 withheld=self._withheld,
                 ground_residual=self._ground_residual,
+                condition=self._condition,
                 rate_hz=len(latencies) / window_s,
                 latency_p50_ms=p50,
                 latency_p99_ms=p99,
@@ -285,8 +296,12 @@ def status(name: str, situation: Situation, health: Health, limits: Parameters) 
         "latency p99 ms": _milliseconds(health.latency_p99_ms),
         "frame age ms": _milliseconds(health.age_ms),
         "camera_info: missing": str(health.missing_camera_info),
+        "label_info": ABSENT or "published",
         "ground": "" if residual is None else f"residual {residual:.1%}",
     }
+    if health.condition is not None:
+        values |= {key: f"{value:.3f}" for key, value in asdict(health.condition).items()}
+        values["degradation"] = f"{health.condition.degradation:.3f}"
     values |= {f"withheld: {output}": reason for output, reason in health.withheld.items()}
     values |= {f"dropped: {cause}": str(health.drops[cause]) for cause in sorted(health.drops)}
     return DiagnosticStatus(
@@ -332,6 +347,8 @@ def _findings(
         yield warn, f"no {output}: {reason}"
     if situation.checkpoint in MEANINGLESS:
         yield warn, f"checkpoint {situation.checkpoint!r}: masks mean nothing"
+    elif health.condition is not None:
+        yield from _degraded(health.condition, limits)
     for output, seconds in health.unacknowledged.items():
         if seconds > min(limits.stall_after_s, limits.stall_error_after_s):
             level = error if seconds > limits.stall_error_after_s else warn
@@ -350,6 +367,21 @@ def _findings(
         )
     if health.undrawn:
         yield warn, f"not drawn: {health.undrawn}; last: {health.undrawn_text}"
+
+
+def _degraded(condition: Condition, limits: Parameters) -> Iterator[tuple[bytes, str]]:
+    score = condition.degradation
+    for level, limit in (
+        (DiagnosticStatus.ERROR, limits.degradation_error),
+        (DiagnosticStatus.WARN, limits.degradation_warn),
+    ):
+        if 0 < limit <= score:
+            yield (
+                level,
+                f"degraded {score:.2f} (image {condition.image_degradation:.2f}, "
+                f"doubt {condition.doubt:.2f}); allowed below {limit}",
+            )
+            return
 
 
 def _milliseconds(value: float | None) -> str:

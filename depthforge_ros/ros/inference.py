@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
 
-from depthforge_ros.frame import DepthKind, Prediction
+from depthforge_ros.frame import Prediction
 from depthforge_ros.ros import diagnostics
 from depthforge_ros.ros.diagnostics import Statistics
 from depthforge_ros.ros.parameters import Parameters
@@ -31,8 +31,9 @@ class Inference:
     """A loaded pipeline, the streams of its cameras and the thread between them.
 
     statistics: by camera, which says which cameras there are. values: gives the parameters of the
-    moment; a frame reads them once, at the beginning of its inference. Raises what rclpy raises for
-    a QoS override.
+    moment; a frame reads them once, at the beginning of its inference. Raises ValueError where
+    metres by the road are asked for and the variant knows no road, or where ~/drivable is to show
+    classes that it does not have, and what rclpy raises for a QoS override.
     """
 
     def __init__(
@@ -45,7 +46,11 @@ class Inference:
         self.pipeline = pipeline
         self._values = values
         variant = pipeline.engine.variant
-        _warn_of_unused_height(node, variant.name, variant.depth_head.kind, values())
+        if values().camera_height_m > 0 and len(statistics) > 1:
+            node.get_logger().warning(
+                f"no ~/drivable: the camera_ parameters place one camera, and there are "
+                f"{len(statistics)}"
+            )
         self._schedule: Schedule[Received] = Schedule(statistics, self._together)
         self.streams: dict[str, Stream] = {}
         try:
@@ -78,10 +83,13 @@ class Inference:
         self._close_outputs()
         return stopped
 
-    def publish_labels(self) -> None:
-        """Send the label set on every camera's topic of it."""
+    def publish_labels(self, threshold: float) -> None:
+        """Send the label set on every camera's topic of it.
+
+        threshold: the confidence below which pixels are unlabelled.
+        """
         for stream in self.streams.values():
-            stream.outputs.publish_labels()
+            stream.outputs.publish_labels(threshold)
 
     def _close_outputs(self) -> None:
         for stream in self.streams.values():
@@ -144,16 +152,6 @@ def _prepared(received: Received) -> Job | None:
 def _all_failed(batch: list[Received], error: Exception) -> None:
     for received in batch:
         received.stream.failed(error)
-
-
-def _warn_of_unused_height(
-    node: LifecycleNode, variant: str, kind: DepthKind, values: Parameters
-) -> None:
-    if values.camera_height_m > 0 and kind is not DepthKind.RELATIVE:
-        node.get_logger().warning(
-            f"camera_height_m {values.camera_height_m} is ignored: variant {variant!r} gives "
-            "metres without it"
-        )
 
 
 def load_pipeline(values: Parameters) -> Pipeline:

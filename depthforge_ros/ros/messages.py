@@ -212,8 +212,8 @@ def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
 
 def focal_px(info: CameraInfo) -> float | None:
     """fx of K in pixels of the image that comes with `info`; None where it is not calibrated."""
-    fx = info.k[0] / max(info.binning_x, 1)
-    return float(fx) if 0 < fx < math.inf else None
+    fx, fy = info.k[0] / max(info.binning_x, 1), info.k[4]
+    return float(fx) if 0 < fx < math.inf and 0 < fy < math.inf else None
 
 
 def labels_message(labels: LabelSet) -> String:

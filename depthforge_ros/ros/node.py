@@ -184,7 +184,7 @@ class DepthForgeNode(LifecycleNode):
                 info_topic = topic_of(camera, "camera_info")
                 self._subscribe(CameraInfo, info_topic, stream.receive_camera_info)
             result = super().on_activate(state)
-            self._inference.publish_labels()
+            self._inference.publish_labels(self._values.confidence_threshold)
         except Exception as error:
             failure = f"activate failed: {type(error).__name__}: {error}"
             self.get_logger().error(failure)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ from std_msgs.msg import Header, String
 
 from depthforge_ros.frame import UNLABELLED, DepthKind, Frame, Prediction
 from depthforge_ros.ros.camera_names import UNNAMED, topic_of
+from depthforge_ros.ros.label_info import ABSENT, LabelInfo, label_info_message
 from depthforge_ros.ros.messages import (
     depth_message,
     labels_message,
@@ -52,10 +55,12 @@ class Outputs:
         depth_kind: DepthKind,
         *,
         by_ground: bool,
+        spatial: Mapping[str, type],
         camera: str = UNNAMED,
     ) -> None:
-        """by_ground: whether relative depth is also given in metres, found by the road. camera: the
-        name that the topics have in between.
+        """by_ground: whether relative depth is also given in metres, found by the road. spatial:
+        name and type of further outputs, made from metres. camera: the name that the topics have in
+        between.
 
         Raises what rclpy raises for a QoS override; no publisher is left then.
         """
@@ -64,15 +69,22 @@ class Outputs:
         self._labels = labels
         self._palette = labels.palette()
         self.depth_topic = "depth" if depth_kind is DepthKind.METRIC else "inverse_depth"
-        self.depth_topics = {self.depth_topic, "depth"} if by_ground else {self.depth_topic}
-        images = ("semantic", "confidence", *self.depth_topics, "semantic_color", "overlay")
+        depths = {self.depth_topic, "depth"} if by_ground else {self.depth_topic}
+        self.depth_topics = depths | set(spatial)
+        images = ("semantic", "confidence", *depths, "semantic_color", "overlay")
         self._created: list = []
         try:
             self.publishers = {name: self._publisher(Image, name, output_qos()) for name in images}
             info = self._publisher(CameraInfo, "camera_info", output_qos())
             self.publishers["camera_info"] = info
-            latched = output_qos(DurabilityPolicy.TRANSIENT_LOCAL)
-            self._labels_publisher = self._publisher(String, "labels", latched)
+            for name, kind in spatial.items():
+                self.publishers[name] = self._publisher(kind, name, output_qos())
+            # One profile for each: rclpy writes the overrides into the one that it is given.
+            latched = DurabilityPolicy.TRANSIENT_LOCAL
+            self._labels_publisher = self._publisher(String, "labels", output_qos(latched))
+            self._label_info_publisher = (
+                None if ABSENT else self._publisher(LabelInfo, "label_info", output_qos(latched))
+            )
         except Exception:  # a QoS override that rclpy does not know, say
             self.close()
             raise
@@ -95,11 +107,16 @@ class Outputs:
             if publisher.get_subscription_count()
         )
 
-    def publish_labels(self) -> None:
-        """Send the label set, once for all listeners now and later."""
-        self._labels_publisher.publish(labels_message(self._labels))
+    def publish_labels(self, threshold: float) -> None:
+        """Send the label set, once for all listeners now and later.
 
-    def publish(self, messages: dict[str, Image | CameraInfo]) -> None:
+        threshold: the confidence below which pixels are unlabelled.
+        """
+        self._labels_publisher.publish(labels_message(self._labels))
+        if self._label_info_publisher is not None:
+            self._label_info_publisher.publish(label_info_message(self._labels, threshold))
+
+    def publish(self, messages: dict[str, Any]) -> None:
         """Send messages by output name."""
         for name, message in messages.items():
             self.publishers[name].publish(message)
@@ -124,7 +141,7 @@ class Outputs:
             messages["confidence"] = mono8_message(header, seen.confidence)
         if self.depth_topic in wanted and seen.depth is not None:
             messages[self.depth_topic] = depth_message(header, seen.depth)
-        if by_ground_m is not None:
+        if "depth" in wanted and by_ground_m is not None:
             messages["depth"] = depth_message(header, by_ground_m)
         if "camera_info" in wanted and info is not None:
             height, width = seen.labels.shape

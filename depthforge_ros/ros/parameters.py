@@ -8,6 +8,7 @@ value of it is what the node reads. Nothing here knows the node, nothing outside
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ OUTPUTS = (
     "confidence",
     "depth",
     "inverse_depth",
+    "points",
+    "drivable",
     "camera_info",
     "semantic_color",
     "overlay",
@@ -178,11 +181,81 @@ class Parameters:
     camera_height_m: float = _parameter(
         0.0,
         Effect.CONFIGURE,
-        "Height of the camera above the road, for metres of a relative variant: the road's plane "
-        "then gives ~/depth beside ~/inverse_depth, 0.1..10 m; metric variants ignore it. 0: no "
-        "such metres.",
+        "Height of the camera above the ground, 0.1..10 m: ~/drivable needs it, and a relative "
+        "variant gives metres by it, as the road's plane then gives ~/depth beside "
+        "~/inverse_depth. 0: unknown, neither of them.",
         low=0.0,
         high=10.0,
+    )
+    base_frame: str = _parameter(
+        "base_footprint",
+        Effect.CONFIGURE,
+        "frame_id of ~/drivable: level, x forward, y left, its origin on the ground. The camera_ "
+        "parameters are the camera's place in it; tf is not asked.",
+    )
+    camera_x_m: float = _parameter(
+        0.0, Effect.CONFIGURE, "Metres of the camera before base_frame.", low=-100.0, high=100.0
+    )
+    camera_y_m: float = _parameter(
+        0.0, Effect.CONFIGURE, "Metres of the camera left of base_frame.", low=-100.0, high=100.0
+    )
+    camera_roll_rad: float = _parameter(
+        0.0,
+        Effect.CONFIGURE,
+        "Turn of the camera about its axis in base_frame, right side down (as in a URDF).",
+        low=-math.pi,
+        high=math.pi,
+    )
+    camera_pitch_rad: float = _parameter(
+        0.0,
+        Effect.CONFIGURE,
+        "How far the camera looks down in base_frame (as in a URDF).",
+        low=-math.pi / 2,
+        high=math.pi / 2,
+    )
+    camera_yaw_rad: float = _parameter(
+        0.0,
+        Effect.CONFIGURE,
+        "How far the camera looks to the left in base_frame (as in a URDF).",
+        low=-math.pi,
+        high=math.pi,
+    )
+    drivable_classes: str = _parameter(
+        "road",
+        Effect.CONFIGURE,
+        "Classes that ~/drivable shows as free ground, joined by commas; road,sidewalk,terrain for "
+        "a robot that may leave the road.",
+    )
+    obstacle_classes: str = _parameter(
+        "",
+        Effect.CONFIGURE,
+        "Classes that ~/drivable shows as occupied, joined by commas; empty: all but the drivable "
+        "ones and sky.",
+    )
+    drivable_cell_m: float = _parameter(
+        0.2, Effect.CONFIGURE, "Side of a cell of ~/drivable, metres.", low=0.02, high=5.0
+    )
+    drivable_range_m: float = _parameter(
+        40.0,
+        Effect.CONFIGURE,
+        "How far ~/drivable reaches from base_frame, to every side, metres.",
+        low=1.0,
+        high=200.0,
+    )
+    obstacle_height_m: float = _parameter(
+        2.5,
+        Effect.CONFIGURE,
+        "Height above the ground from which on nothing is in the way: bridges, signs, branches.",
+        low=0.1,
+        high=20.0,
+    )
+    ground_tolerance_m: float = _parameter(
+        0.2,
+        Effect.CONFIGURE,
+        "How far above or below the ground's plane drivable pixels may be to count as ground, "
+        "beside 3 % of their distance.",
+        low=0.01,
+        high=2.0,
     )
     max_rate_hz: float = _parameter(
         0.0,
@@ -229,6 +302,21 @@ class Parameters:
         Effect.LIVE,
         "true: frames beyond max_frame_age_s are dropped and counted as stale, future or "
         "zero_stamp; false: they are served, and /diagnostics warns.",
+    )
+    degradation_warn: float = _parameter(
+        0.7,
+        Effect.LIVE,
+        "Degradation of a frame, 0..1, by its image and the network's doubt, from which on "
+        "/diagnostics warns; 0: never.",
+        low=0.0,
+        high=1.0,
+    )
+    degradation_error: float = _parameter(
+        0.9,
+        Effect.LIVE,
+        "Degradation of a frame from which on /diagnostics reports an error; 0: never.",
+        low=0.0,
+        high=1.0,
     )
     autostart: bool = _parameter(
         True,

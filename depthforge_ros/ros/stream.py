@@ -10,11 +10,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from depthforge_ros.condition import condition_of
 from depthforge_ros.frame import DepthKind, Frame, Prediction
 from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
 from depthforge_ros.ros import diagnostics
@@ -31,6 +33,7 @@ from depthforge_ros.ros.messages import (
 )
 from depthforge_ros.ros.outputs import CameraInfos, Outputs, limited, within_range
 from depthforge_ros.ros.parameters import Parameters
+from depthforge_ros.ros.spatial import Spatial
 from depthforge_ros.ros.worker import RateLimit
 from depthforge_ros.variant import Variant
 
@@ -107,9 +110,16 @@ class Stream:
         by_ground = kind is DepthKind.RELATIVE and height_m > 0
         self._ground = GroundScale(GroundSettings(height_m), variant.labels) if by_ground else None
         self._ground_sees: tuple | None = None
-        self.outputs = Outputs(node, variant.labels, kind, by_ground=by_ground, camera=camera)
+        metric = by_ground or kind is DepthKind.METRIC
+        self._spatial = Spatial(values(), variant.labels) if metric else None
+        spatial = {} if self._spatial is None else self._spatial.topics
+        self.outputs = Outputs(
+            node, variant.labels, kind, by_ground=by_ground, spatial=spatial, camera=camera
+        )
+        # The outputs in metres.
+        self._metric = {"depth", *spatial}
         # The outputs that need to know the camera.
-        self._calibrated = {"camera_info"}
+        self._calibrated = {"camera_info", *spatial}
         if by_ground or variant.depth_head.focal_px is not None:
             self._calibrated.add("depth")
         self._node = node
@@ -186,11 +196,12 @@ class Stream:
         """Publish what the network sees, inferred by `values`, in the order of the frames."""
         received, wanted, frame, info = job.received, job.wanted, job.frame, job.info
         header = received.message.header
-        metres = self._metres(job, seen, values) if "depth" in wanted else Metres()
+        metres = self._metres(job, seen, values) if wanted & self._metric else Metres()
         if values.max_depth_m > 0:
             seen = within_range(seen, values.max_depth_m)
             metres = replace(metres, depth_m=limited(metres.depth_m, values.max_depth_m))
         messages = self.outputs.for_planners(wanted, header, seen, info, metres.depth_m)
+        messages |= self._spatial_messages(job, seen, metres)
         withheld = self._withheld(wanted, messages, frame, info, metres)
         self.statistics.stage(diagnostics.PUBLISHING)
         if not self._publish(messages, received, withheld, metres.residual):
@@ -201,11 +212,12 @@ class Stream:
         age_ns = now_ns - stamp_ns(header) if now_ns else None
         self.statistics.frame_out(latency_ns, age_ns, frame.width, frame.height)
         self.statistics.stage(diagnostics.DRAWING)
+        self.statistics.look(condition_of(frame.rgb, seen.confidence))
         self._draw(wanted, received, frame, seen, values.overlay_opacity)
 
     def _publish(
         self,
-        messages: dict[str, Image | CameraInfo],
+        messages: dict[str, Any],
         received: Received,
         withheld: dict[str, str],
         residual: float | None,
@@ -264,10 +276,21 @@ class Stream:
             return Metres(reason=str(error))
         return Metres(depth_m, fit.residual)
 
+    def _spatial_messages(self, job: Job, seen: Prediction, metres: Metres) -> dict[str, Any]:
+        """Points and grid, where they are wanted, the camera is calibrated and there are metres."""
+        depth_m = seen.depth if self._ground is None else metres.depth_m
+        calibrated = job.info is not None and job.frame.focal_px is not None
+        if self._spatial is None or depth_m is None or not calibrated:
+            return {}
+        height, width = seen.labels.shape
+        intrinsics = scaled_camera_info(job.info, width, height).k.reshape(3, 3)
+        header = job.received.message.header
+        return self._spatial.messages(job.wanted, header, job.frame, seen, depth_m, intrinsics)
+
     def _withheld(
         self,
         wanted: frozenset[str],
-        messages: dict[str, Image | CameraInfo],
+        messages: dict[str, Any],
         frame: Frame,
         info: CameraInfo | None,
         metres: Metres,
