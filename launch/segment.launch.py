@@ -46,7 +46,7 @@ ARGUMENTS = (
         "and an empty argument, are left alone. The camera driver needs the same.",
     ),
     ("image_size", "", "WIDTHxHEIGHT by which the profile's shared memory is sized; empty: not."),
-    ("camera_count", "1", "With image_size: how many cameras one process sends images of."),
+    ("camera_count", "", "With image_size: cameras that one process sends; empty: of cameras."),
     ("log_level", "info", "debug, info, warn, error or fatal."),
 )
 
@@ -107,7 +107,9 @@ def fastdds_profile(given: dict[str, str]) -> str:
     # Only here: launch may run in a Python that does not see the package.
     from depthforge_ros.transport import image_size, profile
 
-    text = profile(*image_size(given["image_size"]), int(given["camera_count"]))
+    cameras = len([name for name in given["cameras"].split(",") if name]) or 1
+    count = int(given["camera_count"] or cameras)
+    text = profile(*image_size(given["image_size"]), count)
     path = Path(tempfile.mkdtemp(prefix="depthforge_")) / "fastdds.xml"
     path.write_text(text, "utf-8")
     return str(path)
