@@ -10,7 +10,9 @@ import subprocess
 import sys
 import typing
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -37,6 +39,15 @@ def assigned(path: Path, name: str) -> ast.expr:
     raise AssertionError(f"{path.name} has no {name}")
 
 
+def defined(path: Path, name: str) -> Callable:
+    """A function of a launch file that needs nothing of it; launch itself may not be here."""
+    nodes = ast.parse(path.read_text("utf-8")).body
+    (function,) = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == name]
+    namespace: dict[str, Any] = {}
+    exec(compile(ast.Module([function], []), str(path), "exec"), namespace)
+    return namespace[name]
+
+
 def argument_names(path: Path) -> list[str]:
     return [entry.elts[0].value for entry in assigned(path, "ARGUMENTS").elts]
 
@@ -58,6 +69,36 @@ def test_parameter_arguments_are_parameters_of_their_type() -> None:
     defaults = {e.elts[0].value: e.elts[1] for e in assigned(SEGMENT, "ARGUMENTS").elts}
     for name in [*kinds, "use_sim_time"]:
         assert defaults[name].value == ""  # left empty, the parameter file decides
+
+
+@pytest.mark.parametrize(
+    ("camera", "image", "expected"),
+    [
+        ("", "image", ["image", "image/compressed"]),
+        ("", "/cam/raw", ["/cam/raw", "/cam/raw/compressed"]),
+        ("front", "image", ["front/image", "front/image/compressed"]),
+        ("front", "/{camera}/raw", ["/front/raw", "/front/raw/compressed"]),
+    ],
+)
+def test_every_camera_is_remapped_to_topics_of_its_own(
+    camera: str, image: str, expected: list[str]
+) -> None:
+    inputs = defined(SEGMENT, "inputs")
+    given = {"image": image, "camera_info": "camera_info"}
+    prefix = f"{camera}/" if camera else ""
+    assert inputs(camera, given) == [
+        (f"{prefix}image", expected[0]),
+        (f"{prefix}image/compressed", expected[1]),
+        (f"{prefix}camera_info", f"{prefix}camera_info"),
+    ]
+
+
+def test_cameras_cannot_share_a_topic() -> None:
+    given = {"image": "/cam/raw", "camera_info": "camera_info"}
+    with pytest.raises(
+        ValueError, match=r"image is '/cam/raw'; wanted \{camera\} in it for 'left'"
+    ):
+        defined(SEGMENT, "inputs")("left", given)
 
 
 def launched_words() -> list[dict[str, str]]:
@@ -192,6 +233,21 @@ def test_launched_with_a_parameter_file_and_arguments(launched, tmp_path: Path) 
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(60) == 0
     assert "process has finished cleanly" in (tmp_path / "launch.log").read_text()
+
+
+def test_launched_with_several_cameras(launched) -> None:
+    domain = own_domain()
+    topics = ["image:=/{camera}/raw", "cameras:=front,left", "checkpoint:=instant"]
+    process = launched(domain, SEGMENT, *topics)
+    with Bench(domain) as bench:
+        heard = {c: bench.hear(f"{c}/semantic") for c in ("front", "left")}
+        bench.image = bench.node.create_publisher(Image, "/left/raw", SENSOR)
+        message = image_message(1)
+        message.header.stamp = bench.node.get_clock().now().to_msg()
+        assert bench.exchange(message, heard["left"], 60).header == message.header
+        assert heard["front"] == []
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(60) == 0
 
 
 def drive(path: Path, count: int, step_ns: int) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 import pytest
 
 from depthforge_ros.ros.camera_names import camera_names, topic_of
-from depthforge_ros.ros.schedule import ALONE, Schedule
+from depthforge_ros.ros.schedule import ALONE, Handoff, Schedule
 
 WAIT_S = 30.0
 
@@ -143,3 +143,28 @@ def test_no_name_is_one_camera_without_a_name() -> None:
 def test_names_that_cannot_are_refused_with_the_reason(names: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{reason}"):
         camera_names(names)
+
+
+def test_a_handoff_keeps_every_item_and_their_order() -> None:
+    handoff: Handoff[int] = Handoff()
+    taken = []
+    taker = threading.Thread(target=lambda: taken.extend(iter(handoff.take, None)))
+    taker.start()
+    assert all(handoff.put(item) for item in range(101))  # the last waits until 99 is taken
+    handoff.close()
+    taker.join(WAIT_S)
+    assert taken[:100] == list(range(100))
+    assert taken[100:] == [100] or handoff.left() == 100
+
+
+def test_a_closed_handoff_takes_and_gives_nothing_and_tells_what_is_left() -> None:
+    handoff: Handoff[int] = Handoff()
+    assert handoff.put(1)
+    results = []
+    putter = threading.Thread(target=lambda: results.append(handoff.put(2)))
+    putter.start()  # waits, as nobody takes the first
+    handoff.close()
+    putter.join(WAIT_S)
+    assert results == [False]
+    assert handoff.take() is None
+    assert [handoff.left(), handoff.left()] == [1, None]

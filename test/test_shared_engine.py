@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +20,7 @@ from sensor_msgs.msg import Image
 
 from depthforge_ros.engine.output import CropOutput
 from depthforge_ros.pipeline import Pipeline
-from depthforge_ros.ros.diagnostics import Statistics
+from depthforge_ros.ros.diagnostics import Health, Statistics
 from depthforge_ros.ros.inference import Inference
 from depthforge_ros.ros.parameters import Parameters
 
@@ -40,7 +42,7 @@ class FaultyEngine(HeldEngine):
 class Rig:
     """An active Inference of three cameras, whose masks are heard in another context."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, overlap: bool = False) -> None:
         domain = own_domain()
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
@@ -49,7 +51,9 @@ class Rig:
         self.values = Parameters(cameras=CAMERAS, short_side_px=HEIGHT, drop_stale=False)
         self.statistics = {camera: Statistics() for camera in CAMERAS}
         pipeline = Pipeline(self.engine)
-        self.inference = Inference(self.node, pipeline, self.statistics, lambda: self.values)
+        self.inference = Inference(
+            self.node, pipeline, self.statistics, lambda: self.values, overlap=overlap
+        )
         self.node.trigger_configure()
         self.node.trigger_activate()
         self.inference.open_input()
@@ -78,6 +82,20 @@ class Rig:
         self.listener.spin_until(lambda: self.stamps("front") == [1])
         self.engine.permits.release(10)
 
+    def settled(self) -> dict[str, Health]:
+        """The counters once every frame has gone out or been dropped."""
+
+        def healths() -> dict[str, Health]:
+            return {camera: self.statistics[camera].snapshot() for camera in CAMERAS}
+
+        def done() -> bool:
+            return all(
+                h.frames_in == h.frames_out + sum(h.drops.values()) for h in healths().values()
+            )
+
+        self.listener.spin_until(done)
+        return healths()
+
     def stamps(self, camera: str) -> list[int]:
         return [message.header.stamp.sec - 1_700_000_000 for message in self.heard[camera]]
 
@@ -92,6 +110,13 @@ class Rig:
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     made = Rig()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def overlapping() -> Iterator[Rig]:
+    made = Rig(overlap=True)
     yield made
     made.close()
 
@@ -175,3 +200,83 @@ def test_all_cameras_in_a_call_are_seen_to_be_worked_on_and_given_up_together(ri
     assert rig.inference.close(0.05) is False
     assert all(rig.statistics[camera].snapshot().work_s is None for camera in CAMERAS)
     assert rig.statistics["front"].snapshot().drops == {"inactive": 1}
+
+
+def test_the_next_frame_is_converted_while_one_is_inferred(overlapping: Rig) -> None:
+    rig = overlapping
+    rig.hold("front", 1)
+    rig.send("left", 11, encoding="rgb7")
+    left = rig.statistics["left"]
+    rig.listener.spin_until(lambda: left.snapshot().drops == {"unknown_encoding": 1})
+    assert rig.engine.batches == [1]  # it is held all the while
+    rig.engine.permits.release(10)
+    heard(rig, {"front": [1], "left": [], "right": []})
+
+
+def test_a_frame_is_published_while_the_next_is_inferred_and_not_once_the_input_is_closed(
+    overlapping: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = overlapping
+    outputs = rig.inference.streams["front"].outputs
+    pack, packing, go_on = outputs.for_planners, threading.Event(), threading.Event()
+
+    def held(*arguments: object) -> dict:
+        packing.set()
+        assert go_on.wait(WAIT_S)
+        return pack(*arguments)
+
+    monkeypatch.setattr(outputs, "for_planners", held)
+    rig.engine.permits.release()
+    rig.hold("front", 1)
+    assert packing.wait(WAIT_S)
+    rig.hold("front", 2)  # the engine has begun while the first one is on its way out
+    rig.inference.close_input()
+    go_on.set()
+    rig.engine.permits.release(10)
+    assert rig.settled()["front"].drops == {"inactive": 2}
+    rig.inference.open_input()
+    rig.hold("front", 3)
+    heard(rig, {"front": [3], "left": [], "right": []})
+
+
+def test_overlapping_frames_keep_their_order_and_their_camera(overlapping: Rig) -> None:
+    rig = overlapping
+    rig.engine.permits.release(1000)
+    for index in range(100):
+        for number, camera in enumerate(CAMERAS):
+            rig.send(camera, 1000 * number + index)
+        time.sleep(0.001)
+    healths = rig.settled()
+    rig.listener.drain()
+    for number, camera in enumerate(CAMERAS):
+        stamps = rig.stamps(camera)
+        assert stamps == sorted(set(stamps))
+        assert stamps[-1] == 1000 * number + 99  # the newest one always arrives
+        assert {stamp // 1000 for stamp in stamps} == {number}
+        assert set(healths[camera].drops) <= {"replaced"}
+
+
+def test_a_close_with_frames_on_every_stretch_of_the_way_loses_none(
+    overlapping: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = overlapping
+    outputs = rig.inference.streams["front"].outputs
+    pack, packing, go_on = outputs.for_planners, threading.Event(), threading.Event()
+
+    def held(*arguments: object) -> dict:
+        packing.set()
+        assert go_on.wait(WAIT_S)
+        return pack(*arguments)
+
+    monkeypatch.setattr(outputs, "for_planners", held)
+    rig.engine.permits.release(3)
+    rig.hold("front", 1)
+    assert packing.wait(WAIT_S)  # the first is held on its way out
+    rig.hold("left", 11)  # handed over
+    rig.hold("right", 21)  # inferred, and waits to be handed over
+    rig.send("front", 2)
+    assert rig.inference.close(0.1) is False
+    go_on.set()
+    healths = rig.settled()
+    assert [healths[camera].frames_out for camera in CAMERAS] == [0, 0, 0]
+    assert [healths[camera].drops["inactive"] for camera in CAMERAS] == [2, 1, 1]

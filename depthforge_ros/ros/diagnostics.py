@@ -90,6 +90,15 @@ class Health:
     unacknowledged: Mapping[str, float]
 
 
+@dataclass
+class _Work:
+    """What one thread does with one frame."""
+
+    begun_ns: int
+    thread: int
+    stage: str = INFERENCE
+
+
 class Statistics:
     """Counts frames. Every method may be called from any thread."""
 
@@ -112,8 +121,7 @@ class Statistics:
         self._age_ms: float | None = None
         self._input_size: tuple[int, int] | None = None
         self._input_seen = False
-        self._work_since_ns: int | None = None
-        self._stage = INFERENCE
+        self._works: list[_Work] = []
         self._unacknowledged: dict[str, float] = {}
         self._opened_ns = self._last_input_ns = self._last_good_ns = clock_ns()
 
@@ -138,19 +146,20 @@ class Statistics:
     def working(self) -> Iterator[None]:
         """A frame is worked on inside; one that never comes out is how a hung engine shows."""
         with self._lock:
-            begun_ns = self._work_since_ns = self._clock_ns()
-            self._stage = INFERENCE
+            work = _Work(self._clock_ns(), threading.get_ident())
+            self._works.append(work)
         try:
             yield
         finally:
             with self._lock:
-                if self._work_since_ns == begun_ns:  # not that of a worker that came after it
-                    self._work_since_ns = None
+                self._works = [other for other in self._works if other is not work]
 
     def stage(self, name: str) -> None:
-        """What the frame at hand is in from now on: PUBLISHING, or DRAWING."""
+        """What this thread's frame is in from now on: PUBLISHING, or DRAWING."""
         with self._lock:
-            self._stage = name
+            for work in self._works:
+                if work.thread == threading.get_ident():
+                    work.stage = name
 
     def unacknowledged(self, since_s: Mapping[str, float]) -> None:
         """Outputs whose newest message a listener has not taken, and for how many seconds."""
@@ -158,9 +167,9 @@ class Statistics:
             self._unacknowledged = dict(since_s)
 
     def abandon_work(self) -> None:
-        """The frame at hand is given up, and its worker with it."""
+        """The frames at hand are given up, and their workers with them."""
         with self._lock:
-            self._work_since_ns = None
+            self._works = []
 
     def frame_out(self, latency_ns: int, age_ns: int | None, width: int, height: int) -> None:
         """The outputs of a frame are published; width and height are the input's.
@@ -222,7 +231,7 @@ class Statistics:
             latencies = [latency_ms for _, latency_ms in self._latencies]
             p50, p99 = np.percentile(latencies, (50, 99)) if latencies else (None, None)
             window_s = min(WINDOW_S, max((now_ns - self._opened_ns) / 1e9, 1.0))
-            begun_ns = self._work_since_ns
+            work = self._works[0] if self._works else None  # the oldest
             return Health(
                 frames_in=self._frames_in,
                 frames_out=self._frames_out,
@@ -244,8 +253,8 @@ class Statistics:
                 silence_s=(now_ns - self._last_input_ns) / 1e9,
                 input_seen=self._input_seen,
                 unserved_s=(now_ns - self._last_good_ns) / 1e9,
-                work_s=None if begun_ns is None else (now_ns - begun_ns) / 1e9,
-                stage=self._stage,
+                work_s=None if work is None else (now_ns - work.begun_ns) / 1e9,
+                stage=INFERENCE if work is None else work.stage,
                 unacknowledged=self._unacknowledged,
             )
 

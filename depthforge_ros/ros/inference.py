@@ -8,8 +8,10 @@ it is the stream's (stream.py).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
@@ -18,7 +20,7 @@ from depthforge_ros.frame import Prediction
 from depthforge_ros.ros import diagnostics
 from depthforge_ros.ros.diagnostics import Statistics
 from depthforge_ros.ros.parameters import Parameters
-from depthforge_ros.ros.schedule import ALONE, Schedule
+from depthforge_ros.ros.schedule import ALONE, Handoff, Schedule
 from depthforge_ros.ros.stream import Job, Received, Stream
 from depthforge_ros.ros.worker import Worker
 from depthforge_ros.variant import load_variant
@@ -27,8 +29,17 @@ if TYPE_CHECKING:
     from depthforge_ros.pipeline import Pipeline
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """What the network sees in a frame, inferred by the values."""
+
+    job: Job
+    seen: Prediction
+    values: Parameters
+
+
 class Inference:
-    """A loaded pipeline, the streams of its cameras and the thread between them.
+    """A loaded pipeline, the streams of its cameras and the threads between them.
 
     statistics: by camera, which says which cameras there are. values: gives the parameters of the
     moment; a frame reads them once, at the beginning of its inference. Raises ValueError where
@@ -42,7 +53,12 @@ class Inference:
         pipeline: Pipeline,
         statistics: Mapping[str, Statistics],
         values: Callable[[], Parameters],
+        *,
+        overlap: bool | None = None,
     ) -> None:
+        """overlap: whether the next frame is converted and the last one published while one is
+        inferred; None: where the network runs beside the CPU, whose cores that would take from it.
+        """
         self.pipeline = pipeline
         self._values = values
         variant = pipeline.engine.variant
@@ -51,7 +67,11 @@ class Inference:
                 f"no ~/drivable: the camera_ parameters place one camera, and there are "
                 f"{len(statistics)}"
             )
-        self._schedule: Schedule[Received] = Schedule(statistics, self._together)
+        if overlap is None:
+            overlap = pipeline.engine.device.type != "cpu"
+        self._schedule: Schedule[Received | Job] = Schedule(statistics, self._together)
+        self._arrivals: Schedule[Received] | None = Schedule(statistics) if overlap else None
+        self._deliveries: Handoff[Delivery] | None = Handoff() if overlap else None
         self.streams: dict[str, Stream] = {}
         try:
             for camera, counts in statistics.items():
@@ -59,7 +79,12 @@ class Inference:
         except Exception:
             self._close_outputs()
             raise
-        self._worker = Worker("depthforge_inference", self._schedule, self._work, _all_failed)
+        self._workers = [Worker("depthforge_inference", self._schedule, self._work, _all_failed)]
+        if self._arrivals is not None and self._deliveries is not None:
+            self._workers += [
+                Worker("depthforge_conversion", self._arrivals, self._convert, _all_failed),
+                Worker("depthforge_publication", self._deliveries, self._deliver, _failed),
+            ]
 
     def open_input(self) -> None:
         """Frames are welcome from now on, and published."""
@@ -70,13 +95,23 @@ class Inference:
         """Publish nothing any more; frames that wait or are being inferred are dropped."""
         for stream in self.streams.values():
             stream.close_input()
-        for camera in self._schedule.clear():
-            self.streams[camera].statistics.drop(diagnostics.INACTIVE)
+        for schedule in (self._arrivals, self._schedule):
+            for camera in schedule.clear() if schedule else ():
+                self.streams[camera].statistics.drop(diagnostics.INACTIVE)
 
     def close(self, timeout_s: float) -> bool:
-        """End the thread and destroy the publishers. Returns False where inference goes on."""
+        """End the threads and destroy the publishers. Returns False where inference goes on."""
+        until_s = time.monotonic() + timeout_s
         self.close_input()
-        stopped = self._worker.stop(timeout_s)
+        if self._deliveries is not None:
+            self._deliveries.close()  # inference may wait to hand over
+        stopped = True
+        for worker in self._workers:
+            stopped &= worker.stop(max(0.0, until_s - time.monotonic()))
+        self.close_input()  # what was converted or inferred meanwhile
+        left = self._deliveries.left() if self._deliveries else None
+        if left is not None:
+            left.job.stream.statistics.drop(diagnostics.INACTIVE)
         if not stopped:
             for stream in self.streams.values():
                 stream.statistics.abandon_work()
@@ -96,9 +131,9 @@ class Inference:
             stream.outputs.close()
 
     def _leave(self, received: Received) -> bool:
-        return self._schedule.put(received.stream.camera, received)
+        return (self._arrivals or self._schedule).put(received.stream.camera, received)
 
-    def _together(self, item: Received) -> tuple[Hashable, int]:
+    def _together(self, item: Received | Job) -> tuple[Hashable, int]:
         """Frames that the engine takes in one call belong together, as many as it takes."""
         if len(self.streams) == 1 or item.size is None:
             return ALONE
@@ -107,20 +142,32 @@ class Inference:
         except Exception:  # a size that no frame has; said where it is worked on
             return ALONE
 
-    def _work(self, batch: list[Received]) -> None:
+    def _work(self, batch: list[Received | Job]) -> None:
         """Frames of several cameras, from message to messages."""
         with ExitStack() as work:
-            accounts = {received: work.enter_context(ExitStack()) for received in batch}
-            for received, account in accounts.items():
-                account.enter_context(received.stream.statistics.working())
+            accounts = {item.stream: work.enter_context(ExitStack()) for item in batch}
+            for stream, account in accounts.items():
+                account.enter_context(stream.statistics.working())
             values = self._values()
-            jobs = [job for received in batch if (job := _prepared(received))]
+            jobs = [job for item in batch if (job := _prepared(item))]
             for job, seen in self._seen(jobs, values):
-                try:
-                    job.stream.deliver(job, seen, values)
-                except Exception as error:
-                    job.stream.failed(error)
-                accounts[job.received].close()  # the others are still worked on
+                delivery = Delivery(job, seen, values)
+                if self._deliveries is None:
+                    _deliver(delivery)
+                elif not self._deliveries.put(delivery):
+                    job.stream.statistics.drop(diagnostics.INACTIVE)
+                accounts[job.stream].close()  # the others are still worked on
+
+    def _convert(self, arrived: list[Received]) -> None:
+        """Make ready, while another frame is inferred, what is inferred next."""
+        for received in arrived:
+            job = _prepared(received)
+            if job is not None and self._schedule.put(job.stream.camera, job):
+                job.stream.statistics.drop(diagnostics.REPLACED)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        with delivery.job.stream.statistics.working():
+            _deliver(delivery)
 
     def _seen(self, jobs: list[Job], values: Parameters) -> Iterator[tuple[Job, Prediction]]:
         """What the network sees in the frames, in their order, without those that fail."""
@@ -141,17 +188,32 @@ class Inference:
         yield from zip(jobs, predictions, strict=True)
 
 
-def _prepared(received: Received) -> Job | None:
+def _prepared(item: Received | Job) -> Job | None:
+    stream = item.stream
     try:
-        return received.stream.prepare(received)
+        if isinstance(item, Received):
+            return stream.prepare(item)
+        return None if stream.too_old(item.received) else item
     except Exception as error:
-        received.stream.failed(error)
+        stream.failed(error)
         return None
 
 
-def _all_failed(batch: list[Received], error: Exception) -> None:
-    for received in batch:
-        received.stream.failed(error)
+def _deliver(delivery: Delivery) -> None:
+    stream = delivery.job.stream
+    try:
+        stream.deliver(delivery.job, delivery.seen, delivery.values)
+    except Exception as error:
+        stream.failed(error)
+
+
+def _all_failed(batch: Sequence[Received | Job], error: Exception) -> None:
+    for item in batch:
+        item.stream.failed(error)
+
+
+def _failed(delivery: Delivery, error: Exception) -> None:
+    delivery.job.stream.failed(error)
 
 
 def load_pipeline(values: Parameters) -> Pipeline:

@@ -23,6 +23,47 @@ def alone(item: object) -> tuple[Hashable, int]:
     return ALONE
 
 
+class Handoff(Generic[Item]):
+    """A place for one item between two threads: nothing is replaced, and the order is kept."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._item: Item | None = None
+        self._closed = False
+
+    def put(self, item: Item) -> bool:
+        """Wait until the place is free and leave an item. Returns False once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._item is None)
+            if self._closed:
+                return False
+            self._item = item
+            self._changed.notify_all()
+            return True
+
+    def take(self) -> Item | None:
+        """Wait for an item and take it; None once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._item is not None)
+            if self._closed:
+                return None
+            item, self._item = self._item, None
+            self._changed.notify_all()
+            return item
+
+    def close(self) -> None:
+        """Let whoever waits go, for ever."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def left(self) -> Item | None:
+        """What was put and never taken, once closed."""
+        with self._changed:
+            item, self._item = self._item, None
+            return item
+
+
 class Schedule(Generic[Item]):
     """A place for one item of each camera. Every method may be called from any thread.
 

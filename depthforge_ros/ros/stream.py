@@ -178,19 +178,23 @@ class Stream:
             self.statistics.explain({})
             self.statistics.drop(diagnostics.NO_LISTENER)
             return None
-        message = received.message
-        # It was judged when it came, and may have waited since.
-        age_s = served_age_s(values)
-        refusal = judge_age(stamp_ns(message.header), self._clock_ns(), age_s)
-        if refusal is not None:
-            self._refuse(refusal)
+        if self.too_old(received):
             return None
+        message = received.message
         compressed = isinstance(message, CompressedImage)
         frame = frame_from_compressed(message) if compressed else frame_from_image(message)
         info = self._fitting_camera_info(frame) if wanted & self._calibrated else None
         if info is not None:
             frame = replace(frame, focal_px=focal_px(info))
         return Job(received, frame, wanted, bool(wanted & self.outputs.depth_topics), info)
+
+    def too_old(self, received: Received) -> bool:
+        """Whether it is refused: it was judged when it came, and may have waited since."""
+        stamp, age_s = stamp_ns(received.message.header), served_age_s(self._values())
+        refusal = judge_age(stamp, self._clock_ns(), age_s)
+        if refusal is not None:
+            self._refuse(refusal)
+        return refusal is not None
 
     def deliver(self, job: Job, seen: Prediction, values: Parameters) -> None:
         """Publish what the network sees, inferred by `values`, in the order of the frames."""
