@@ -19,9 +19,10 @@ from rclpy.lifecycle import LifecycleNode
 from depthforge_ros.frame import Prediction
 from depthforge_ros.ros import diagnostics
 from depthforge_ros.ros.diagnostics import Statistics
+from depthforge_ros.ros.jobs import Job, Received
 from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.ros.schedule import ALONE, Handoff, Schedule
-from depthforge_ros.ros.stream import Job, Received, Stream
+from depthforge_ros.ros.stream import Stream
 from depthforge_ros.ros.worker import Worker
 from depthforge_ros.variant import load_variant
 
@@ -135,10 +136,11 @@ class Inference:
 
     def _together(self, item: Received | Job) -> tuple[Hashable, int]:
         """Frames that the engine takes in one call belong together, as many as it takes."""
-        if len(self.streams) == 1 or item.size is None:
+        size = None if len(self.streams) == 1 else item.size
+        if size is None:
             return ALONE
         try:
-            return self.pipeline.batching(*item.size, self._values().pipeline_settings())
+            return self.pipeline.batching(*size, self._values().pipeline_settings())
         except Exception:  # a size that no frame has; said where it is worked on
             return ALONE
 

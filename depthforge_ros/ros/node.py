@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lifecycle node `depthforge`: images in; masks, depth and diagnostics out.
 
-Three threads: the executor's runs short callbacks, the worker's infers the newest frames
-(inference.py), and a heartbeat reports once a second, also while configure reads weights.
+The executor's thread runs short callbacks, inference has threads of its own (inference.py), and a
+heartbeat reports once a second, also while configure reads weights.
 """
 
 from __future__ import annotations

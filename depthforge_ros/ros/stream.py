@@ -22,12 +22,12 @@ from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
 from depthforge_ros.ros import diagnostics
 from depthforge_ros.ros.diagnostics import Statistics
 from depthforge_ros.ros.freshness import Freshness, Refusal, judge_age, served_age_s
+from depthforge_ros.ros.jobs import Job, Received
 from depthforge_ros.ros.messages import (
     BadImage,
     focal_px,
     frame_from_compressed,
     frame_from_image,
-    image_size,
     scaled_camera_info,
     stamp_ns,
 )
@@ -47,44 +47,6 @@ class Metres:
     depth_m: np.ndarray | None = None
     residual: float | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True, eq=False)  # one image is not another, however alike
-class Received:
-    """An image as it came. opening: which opening of the stream's input it came through."""
-
-    stream: Stream
-    message: Image | CompressedImage
-    arrival_ns: int
-    opening: int
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width as the message declares them; None where it declares none."""
-        return image_size(self.message)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A frame for the network. wanted: outputs that somebody listens to. depth: whether for one of
-    them. info: the CameraInfo that fits the frame.
-    """
-
-    received: Received
-    frame: Frame
-    wanted: frozenset[str]
-    depth: bool
-    info: CameraInfo | None
-
-    @property
-    def stream(self) -> Stream:
-        """The camera's."""
-        return self.received.stream
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the frame."""
-        return self.frame.height, self.frame.width
 
 
 class Stream:
