@@ -16,7 +16,8 @@ from test_imports import ORDER
 
 from depthforge_ros.cli import VERBS
 from depthforge_ros.frame import DepthKind
-from depthforge_ros.ros.messages import INPUT_ENCODINGS
+from depthforge_ros.ros import diagnostics, freshness
+from depthforge_ros.ros.messages import INPUT_ENCODINGS, BadImage
 from depthforge_ros.ros.parameters import EFFECT_TEXTS, OUTPUTS, declarations
 from depthforge_ros.variant import load_variant, variant_names
 
@@ -101,6 +102,33 @@ def test_the_commands_are_all_there_are():
     words = [row[0].strip("`").split() for row in rows]
     assert {first for first, *_ in words} == {"depthforge"}
     assert [verb for _, verb, *_ in words] == list(VERBS)
+
+
+def words_of(name):
+    """Words of all strings in a module of ros/."""
+    tree = ast.parse((ROOT / "depthforge_ros" / "ros" / name).read_text("utf-8"))
+    texts = [str(n.value) for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    return set(re.findall(r"[a-z_]+", " ".join(texts)))
+
+
+def test_every_cause_of_a_drop_is_explained():
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    causes = {diagnostics.REPLACED, diagnostics.RATE_LIMIT, diagnostics.NO_LISTENER}
+    causes |= {diagnostics.INACTIVE, diagnostics.INFERENCE_ERROR}
+    causes |= {freshness.STALE, freshness.FUTURE, freshness.ZERO_STAMP, freshness.BACKWARDS}
+    listed = re.search(r"Causes: ([a-z_,\s]+)\.", BadImage.__doc__)[1]
+    causes |= {cause.strip() for cause in listed.split(",")}
+    assert len(causes) >= 19
+    assert causes <= set(re.findall(r"`([a-z_]+)`", text))
+
+
+def test_the_messages_that_are_explained_are_in_the_words_of_the_node():
+    rows = table_rows((ROOT / "docs" / "operations.md").read_text("utf-8"), "message")
+    assert len(rows) >= 14
+    known = words_of("diagnostics.py") | words_of("node.py")
+    for row in rows:
+        for message in re.findall(r"`([^`]+)`", row[0]):
+            assert set(re.findall(r"[a-z_]+", message)) <= known, message
 
 
 def test_the_order_of_imports_is_the_one_that_is_kept():
