@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from depthforge_ros import cli
+from depthforge_ros.benchmark import failed
 from depthforge_ros.benchmark.topics import Result, cpu_seconds, processor, resident_mib
+from depthforge_ros.ros.recorder import Recorded, serialized_header
 
 
 def benchmark(*options: str | Path) -> subprocess.CompletedProcess[str]:
@@ -40,6 +46,7 @@ def test_every_image_is_accounted_for(tmp_path: Path, transport: str) -> None:
     assert result["frames_in"] == result["received"] + sum(result["drops"].values())
     p50, p90, p99, worst = result["latency_ms"]
     assert 0 < p50 <= p90 <= p99 <= worst
+    assert result["wrong_stamps"] == 0
     assert result["cpu_s"] > 0
     assert len(result["memory"]) >= 2
     assert all(mib > 50 for _, mib in result["memory"])
@@ -61,11 +68,50 @@ def test_two_settings_are_measured_in_turn_and_compared(tmp_path: Path) -> None:
     for figures in (two, one):
         result = figures["result"]
         assert sum(result["received_each"]) == result["received"] >= 1
+        assert result["wrong_stamps"] == 0
         assert result["frames_in"] == result["received"] + sum(result["drops"].values())
     assert all(count >= 1 for count in two["result"]["received_each"])
     rates = [f["result"]["received"] / f["result"]["sent_s"] for f in (two, one)]
     ratio = f"{rates[0] / rates[1]:.3f}"
     assert f"over cameras=1, median of 1 pairs: masks/s {ratio} ({ratio} to {ratio})" in done.stdout
+
+
+def test_a_short_soak_of_the_network_finds_no_wrong_stamp_and_no_growth(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    options = ("--checkpoint", "untrained", "--size", "64x48", "--seconds", "12")
+    done = benchmark("soak", *options, "--memory-every", "0.5", "--json", out)
+    assert done.returncode == 0, done.stderr
+    assert "of which 0 have a wrong stamp" in done.stdout
+    figures = json.loads(out.read_text("utf-8"))
+    result = figures["result"]
+    assert figures["setting"]["rate_hz"] == 10
+    assert result["sent"] == 120
+    assert result["received"] >= 1
+    assert result["wrong_stamps"] == 0
+    warm = [mib for _, mib in result["memory"]][len(result["memory"]) // 2 :]
+    assert warm[-1] - warm[0] < 16.0
+
+
+def test_a_soak_fails_by_stamps_and_by_growth() -> None:
+    def growing(mib_per_hour: float) -> list[tuple[float, float]]:
+        return [(10.0 * i, 300.0 + 10.0 * i * mib_per_hour / 3600) for i in range(20)]
+
+    assert not failed(result(growing(9)))
+    assert failed(result(growing(11)))
+    assert failed(dataclasses.replace(result([(0.0, 300.0)]), wrong_stamps=1))
+
+
+def test_headers_are_wrong_that_no_image_had_or_that_come_out_of_turn() -> None:
+    def header(stamp_ns: int, frame_id: str = "camera") -> bytes:
+        message = Image(header=Header(frame_id=frame_id))
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+        return serialized_header(serialize_message(message))
+
+    sent = [10**9 * second + 7 for second in range(1, 6)]
+    came = [header(sent[0]), header(sent[2]), header(sent[4])]
+    assert Recorded({"a": came}, {"a": []}).wrong_headers("a", sent, "camera") == 0
+    came += [header(sent[4]), header(sent[3]), header(8), header(sent[0], "rear")]
+    assert Recorded({"a": came}, {"a": []}).wrong_headers("a", sent, "camera") == 4
 
 
 def test_a_node_that_cannot_work_is_one_line() -> None:
@@ -112,6 +158,7 @@ def result(memory: list[tuple[float, float]]) -> Result:
         drops={},
         latency_ms=(1.0, 1.0, 1.0, 1.0),
         jitter_ms=0.0,
+        wrong_stamps=0,
         cpu_s=1.0,
         memory=tuple(memory),
     )

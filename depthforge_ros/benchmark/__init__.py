@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`depthforge benchmark`: what the node costs, from the stamp of an image to its mask elsewhere.
 
-`depthforge benchmark network` measures the network alone (network.py).
+`depthforge benchmark network` measures the network alone (network.py). `depthforge benchmark soak`
+is a long run that has to pass: no wrong stamp, and no growth of memory.
 
 Cameras, node and listener are processes of their own. With the checkpoint `instant` the network
 costs nothing, and what is left is the node's own cost and that of the middleware. With `--vs` two
@@ -39,23 +40,51 @@ COMPARABLE: dict[str, Callable[[str], Any]] = {
 }
 """Arguments that --vs can change."""
 MOST_CAMERAS = 16
+MAX_GROWTH_MIB_PER_HOUR = 10.0
+"""More than that in a soak is a leak: a day of it would be a quarter of a GiB."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `depthforge benchmark`, and those of `depthforge benchmark network`."""
-    alone = parser.add_subparsers(dest="what", metavar="[network]").add_parser(
+    kinds = parser.add_subparsers(dest="what", metavar="[network|soak]")
+    alone = kinds.add_parser(
         "network",
         help="the network alone: operations and time of every stage",
         description="Operations and time of a network, stage by stage.",
         formatter_class=parser.formatter_class,
     )
     network.configure(alone)
+    soak = kinds.add_parser(
+        "soak",
+        help="an hour with the network: stamps and memory have to be right at the end",
+        description="An hour at 10 Hz; status 1 where a mask has a wrong stamp or memory grows by "
+        f"more than {MAX_GROWTH_MIB_PER_HOUR:g} MiB/h over the second half.",
+        formatter_class=parser.formatter_class,
+    )
+    _add_arguments(parser, rate_hz=30.0, seconds=60.0, checkpoint="instant")
+    _add_arguments(soak, rate_hz=10.0, seconds=3600.0, checkpoint="")
+    parser.add_argument(
+        "--vs",
+        metavar="NAME=VALUE,...",
+        help="run in turn with the same but for these: " + ", ".join(COMPARABLE),
+    )
+    parser.add_argument("--pairs", type=int, default=3, help="how often, with --vs")
+
+
+def _add_arguments(
+    parser: argparse.ArgumentParser, *, rate_hz: float, seconds: float, checkpoint: str
+) -> None:
+    """What is measured, with these defaults."""
     parser.add_argument("--cameras", type=int, default=1, metavar="N", help="that share the node")
     parser.add_argument("--size", default="1920x1080", metavar="WxH", help="of the images")
-    parser.add_argument("--rate", type=float, default=30.0, metavar="HZ", help="images a second")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure")
+    parser.add_argument("--rate", type=float, default=rate_hz, metavar="HZ", help="images a second")
+    parser.add_argument("--seconds", type=float, default=seconds, help="how long to measure")
     parser.add_argument("--variant", default="nano", help="network")
-    parser.add_argument("--checkpoint", default="instant", help="weights; instant: no network")
+    parser.add_argument(
+        "--checkpoint",
+        default=checkpoint,
+        help="weights; instant: no network; empty: those that ship with the variant",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--transport",
@@ -63,19 +92,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="profile",
         help="the shipped Fast DDS profile, or Fast DDS as it comes",
     )
-    parser.add_argument(
-        "--vs",
-        metavar="NAME=VALUE,...",
-        help="run in turn with the same but for these: " + ", ".join(COMPARABLE),
-    )
-    parser.add_argument("--pairs", type=int, default=3, help="how often, with --vs")
     parser.add_argument("--memory-every", type=float, default=10.0, help="seconds between readings")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--domain-id", type=int, help="ROS domain (one that nobody uses)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; 0, or 1 where the node did not answer."""
+    """Measure and print; 0, or 1 where the node did not answer or did not pass the soak."""
     if args.what == "network":
         return network.run(args)
     settings = [setting_of(args)]
@@ -106,7 +129,13 @@ def run(args: argparse.Namespace) -> int:
         ]
         content = figures if args.vs else figures[0]
         args.json.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    return 0
+    return 1 if args.what == "soak" and failed(runs[0][0]) else 0
+
+
+def failed(result: Result) -> bool:
+    """Whether a soak found what a vehicle may not have."""
+    slope = result.slope_mib_per_hour()
+    return result.wrong_stamps > 0 or (slope is not None and slope > MAX_GROWTH_MIB_PER_HOUR)
 
 
 def changed(args: argparse.Namespace, changes: str) -> argparse.Namespace:
@@ -182,8 +211,8 @@ def text(setting: Setting, result: Result) -> str:
         f"images sent {result.sent} in {result.sent_s:.1f} s, at most "
         f"{result.camera_late_ms:.1f} ms late; reached the node {result.frames_in} "
         f"({result.frames_in / result.sent:.1%}), masks received {result.received} "
-        f"({result.received / result.sent:.1%}{f', {each}' if cameras else ''}), "
-        f"dropped in the node: {drops}",
+        f"({result.received / result.sent:.1%}{f', {each}' if cameras else ''}), of which "
+        f"{result.wrong_stamps} have a wrong stamp, dropped in the node: {drops}",
         f"{result.rate_hz:.2f} masks/s; stamp to mask: p50 {p50}, p90 {p90}, p99 {p99}, worst "
         f"{worst}, jitter {result.jitter_ms:.1f} ms",
         f"node: {result.cpu_s / result.sent_s:.0%} of one core, "

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from depthforge_ros.ros.camera import FRAME_ID
 from depthforge_ros.ros.processes import (
     Process,
     environment,
@@ -72,7 +73,8 @@ class Result:
 
     sent_s: how long the cameras took to send; camera_late_ms: their worst image. received_each:
     masks of each camera. latency_ms: p50, p90, p99 and worst, from the stamp, taken right before an
-    image is published, to the arrival of its mask; jitter_ms: its standard deviation. cpu_s: of the
+    image is published, to the arrival of its mask; jitter_ms: its standard deviation. wrong_stamps:
+    masks with a header that no image of their camera had, or that came out of turn. cpu_s: of the
     node, while images came. memory: seconds and MiB of the node that are in RAM and not shared, one
     pair every memory_every_s.
     """
@@ -86,6 +88,7 @@ class Result:
     drops: Mapping[str, int]
     latency_ms: tuple[float, ...]
     jitter_ms: float
+    wrong_stamps: int
     cpu_s: float
     memory: tuple[tuple[float, float], ...]
 
@@ -164,6 +167,10 @@ def measure(setting: Setting, folder: Path) -> Result:
         drops=report.counters.drops,
         latency_ms=tuple(float(ms) for ms in np.percentile(delays_ms, (50, 90, 99, 100))),
         jitter_ms=float(delays_ms.std()),
+        wrong_stamps=sum(
+            seen.wrong_headers(topic, stamps_ns, FRAME_ID)
+            for topic, stamps_ns in zip(setting.masks, sent["stamps_ns"], strict=True)
+        ),
         cpu_s=cpu_s,
         memory=memory,
     )

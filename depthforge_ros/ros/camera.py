@@ -5,8 +5,8 @@ With several topics it is as many cameras, which shoot at the same time.
 
     python -m depthforge_ros.ros.camera --width 1920 --height 1080 --rate 30 --seconds 60
 
-What it prints at the end, as JSON: how many images it sent, in how many seconds, and how late the
-worst of them was.
+What it prints at the end, as JSON: how many images it sent, in how many seconds, how late the worst
+of them was, and the stamps of each topic in turn.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from std_msgs.msg import Header
 
 from depthforge_ros.ros.messages import rgb8_message
 
+FRAME_ID = "camera"
 _STAMP = struct.Struct("<iI")
 _STAMP_AT = 4  # after the CDR encapsulation a header begins with its stamp
 SENSOR_QOS = QoSProfile(
@@ -59,21 +60,24 @@ def main(argv: list[str] | None = None) -> int:
     time.sleep(MATCHING_S)
     rows, columns = np.mgrid[0 : args.height, 0 : args.width]
     picture = np.stack([rows, columns, rows + columns], axis=-1).astype(np.uint8)  # [H, W, 3]
-    raw = bytearray(serialize_message(rgb8_message(Header(frame_id="camera"), picture)))
+    raw = bytearray(serialize_message(rgb8_message(Header(frame_id=FRAME_ID), picture)))
     count = round(args.rate * args.seconds)
+    stamps_ns: list[list[int]] = [[] for _ in topics]
     begun_s, late_s = time.monotonic(), 0.0
     for index in range(count):
         due_s = begun_s + index / args.rate
         time.sleep(max(0.0, due_s - time.monotonic()))
         late_s = max(late_s, time.monotonic() - due_s)
-        for publisher in publishers:
-            _STAMP.pack_into(raw, _STAMP_AT, *divmod(time.time_ns(), 1_000_000_000))
+        for publisher, stamps in zip(publishers, stamps_ns, strict=True):
+            stamps.append(time.time_ns())
+            _STAMP.pack_into(raw, _STAMP_AT, *divmod(stamps[-1], 1_000_000_000))
             publisher.publish(bytes(raw))
     seconds = time.monotonic() - begun_s
     figures = {
         "sent": count * len(topics),
         "seconds": round(seconds, 3),
         "late_ms": round(late_s * 1e3, 1),
+        "stamps_ns": stamps_ns,
     }
     print(json.dumps(figures))
     time.sleep(0.5)  # what is on its way gets there before the publisher is gone

@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +92,21 @@ class Recorded:
         if not len(delays_ms):
             return (float("nan"),) * len(percents)
         return tuple(float(value) for value in np.percentile(delays_ms, percents))
+
+    def wrong_headers(self, topic: str, stamps_ns: Sequence[int], frame_id: str) -> int:
+        """Messages whose header is not that of an image, or that of one which had its turn already.
+
+        stamps_ns, frame_id: of the images, in the order in which they were sent.
+        """
+        text = f"{frame_id}\0".encode()
+        tail = _LENGTH.pack(len(text)) + text
+        sent = {_STAMP.pack(*divmod(s, 1_000_000_000)) + tail: i for i, s in enumerate(stamps_ns)}
+        wrong, newest = 0, -1
+        for header in self.headers[topic]:
+            place = sent.get(header, -1)
+            wrong += place <= newest
+            newest = max(newest, place)
+        return wrong
 
 
 class Recorder:
