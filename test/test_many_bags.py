@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,15 @@ from rosbags.rosbag2 import Reader
 from depthforge_ros import cli
 from depthforge_ros.ros import segments
 from depthforge_ros.ros.bags import own_topic
-from depthforge_ros.ros.many_bags import BUSY, DONE, FAILED, find_work, shard_of, worst
+from depthforge_ros.ros.many_bags import (
+    BUSY,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    find_work,
+    shard_of,
+    worst,
+)
 from depthforge_ros.ros.segments import ExistsError, SegmentedBag, TakenError
 
 NAMES = ("a", "day/b", "day/c", "night/d", "night/e")
@@ -136,6 +146,20 @@ def test_two_runs_with_workers_race_for_every_bag_and_each_is_written_once(tmp_p
     assert_whole(out, 40)
     written = [line.split(":")[0] for line in "".join(said).splitlines() if "copied" in line]
     assert sorted(written) == sorted(str(out / name) for name in NAMES)
+
+
+def test_workers_that_are_ended_keep_what_they_have(tmp_path: Path) -> None:
+    drives, out = write_drives(tmp_path / "drives", 200), tmp_path / "out"
+    command = [sys.executable, "-m", "depthforge_ros.cli", "annotate", str(drives), *FIXED]
+    process = subprocess.Popen([*command, "--into", str(out), "--workers", "2"])
+    while not list(out.rglob("*.partial")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == INTERRUPTED
+    assert not all((out / name).exists() for name in NAMES)
+    assert annotate(drives, "--into", out) == DONE
+    assert_whole(out, 200)
 
 
 def bag_at(target: Path) -> SegmentedBag:

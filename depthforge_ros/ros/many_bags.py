@@ -105,9 +105,10 @@ def annotate_here(work: Sequence[Work], annotate: Annotate) -> int:
             print(f"writing {item.target} failed: {error}", file=sys.stderr)
             return FAILED
         else:
-            print(f"{item.target}: {summary.told()}", flush=True)
             if not summary.finished:
+                print(f"{item.target}: stopped; the same command goes on from there", flush=True)
                 return INTERRUPTED
+            print(f"{item.target}: {summary.told()}", flush=True)
     return worst(statuses)
 
 
