@@ -38,7 +38,7 @@ ARGUMENTS = (
     ("device", "", "Parameter device."),
     ("image_transport", "", "Parameter image_transport: raw or compressed."),
     ("use_sim_time", "", "Parameter use_sim_time: true or false."),
-    ("rviz", "false", "Show image, overlay, mask and depth in RViz: true or false."),
+    ("rviz", "false", "Show image, overlay, mask, depth and points in RViz: true or false."),
     (
         "fastdds_profile",
         str(SHARE / "config" / "fastdds.xml"),
@@ -60,7 +60,7 @@ PARAMETER_ARGUMENTS = {
 
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
-RVIZ_TOPICS = ("overlay", "semantic_color", "depth", "inverse_depth")
+RVIZ_TOPICS = ("overlay", "semantic_color", "depth", "inverse_depth", "points")
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:

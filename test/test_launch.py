@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import signal
 import subprocess
@@ -22,12 +23,11 @@ from nodes import SENSOR, Bench, camera_info_message, image_message, running_nod
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
-from depthforge_ros.ros.parameters import Parameters
+from depthforge_ros.ros.parameters import OUTPUTS, Parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 SEGMENT, REPLAY = ROOT / "launch" / "segment.launch.py", ROOT / "launch" / "replay.launch.py"
 PROFILE = ROOT / "config" / "fastdds.xml"
-OUTPUTS = ("semantic", "confidence", "depth", "inverse_depth", "semantic_color", "overlay")
 MIB = 1 << 20
 
 
@@ -137,6 +137,36 @@ def test_rviz_shows_topics_that_there_are() -> None:
     assert names == [entry.value for entry in assigned(SEGMENT, "RVIZ_TOPICS").elts]
     assert {d["Topic"]["Reliability Policy"] for d in displays[1:]} == {"Reliable"}
     assert displays[0]["Topic"]["Reliability Policy"] == "Best Effort"
+
+
+def panels(tree: dict | str) -> list[str]:
+    """The panels of a Foxglove layout, from left to right and top to bottom."""
+    if isinstance(tree, str):
+        return [tree]
+    assert tree["direction"] in ("row", "column")
+    return panels(tree["first"]) + panels(tree["second"])
+
+
+def test_foxglove_shows_what_rviz_shows() -> None:
+    content = json.loads((ROOT / "config" / "foxglove_layout.json").read_text("utf-8"))
+    configs = content["configById"]
+    assert sorted(panels(content["layout"])) == sorted(configs)
+    assert {name.partition("!")[0] for name in configs} == {
+        "Image",
+        "3D",
+        "DiagnosticSummary",
+        "RawMessages",
+    }
+    shown = [c["imageMode"]["imageTopic"] for n, c in configs.items() if n.startswith("Image!")]
+    shown += configs["3D!points"]["topics"]
+    assert shown.pop(0) == "/image"
+    assert {topic.removeprefix("/depthforge/") for topic in shown} <= set(OUTPUTS)
+    displays = yaml.safe_load((ROOT / "rviz" / "depthforge.rviz").read_text("utf-8"))
+    in_rviz = displays["Visualization Manager"]["Displays"]
+    enabled = {display["Topic"]["Value"] for display in in_rviz if display["Enabled"]}
+    assert {"/image", *shown} == enabled
+    assert configs["RawMessages!labels"]["topicPath"] == "/depthforge/labels"
+    assert configs["DiagnosticSummary!diagnostics"]["topicToRender"] == "/diagnostics"
 
 
 def test_the_dds_profile_has_room_for_images_and_keeps_udp() -> None:
