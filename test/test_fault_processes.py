@@ -21,7 +21,7 @@ from lifecycle_msgs.msg import Transition
 from nodes import Bench, camera_info_message, image_message, running_node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 PERIOD_NS = 40_000_000
 REMAPS = ("image:=/front/image_raw", "camera_info:=/front/camera_info")
@@ -144,6 +144,7 @@ def test_a_thousand_rubbish_messages_are_counted_drops_and_nothing_else(tmp_path
         bench.camera_info = bench.node.create_publisher(CameraInfo, "/camera_info", RELIABLE)
         heard = {name: bench.hear(name) for name in ("semantic", "depth", "overlay")}
         infos = bench.hear("camera_info", CameraInfo)
+        clouds = bench.hear("points", PointCloud2)
         bench.wait_for("state", "active")
         stream = iter(range(1, 10_000))
 
@@ -208,6 +209,7 @@ def test_a_thousand_rubbish_messages_are_counted_drops_and_nothing_else(tmp_path
         assert "dropped: inference_error" not in counted
         assert all(heard.values())
         assert infos
+        assert clouds
 
         # What cannot be read as a message at all is for the middleware to drop.
         chance = random.Random(0)
