@@ -248,6 +248,7 @@ def launched(tmp_path: Path):
 def test_launched_with_a_parameter_file_and_arguments(launched, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     values = {"checkpoint": "/none", "variant": "dinov2_s", "confidence_threshold": 0.95}
+    values["drop_stale"] = False  # the images of `image_message` are years old
     file.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
     domain = own_domain()
     arguments = ["image:=/image", "namespace:=front", "checkpoint:=instant"]
