@@ -71,6 +71,12 @@ def _benchmark() -> VerbModule:
     return benchmark
 
 
+def _compile() -> VerbModule:
+    from depthforge_ros.engine import command
+
+    return command
+
+
 def _train() -> VerbModule:
     from depthforge_ros.learning import train
 
@@ -106,6 +112,7 @@ VERBS = {
     "play": Verb("publish a folder of images or a bag as if it were live", _play),
     "annotate": Verb("write a bag with masks and depth beside the images of another", _annotate),
     "benchmark": Verb("measure what the node costs, from the stamp to the mask", _benchmark),
+    "compile": Verb("build engines ahead, or list what TensorRT would not take", _compile),
     "train": Verb("train one stage of a network, or go on where it was stopped", _train),
     "weights": Verb("list, fetch, convert and inspect the weights of networks", _weights),
     "doctor": Verb("look whether this machine is fit to run the node, and say what to do", _doctor),

@@ -10,6 +10,9 @@ from pathlib import Path
 WEIGHTS_FOLDER = "DEPTHFORGE_WEIGHTS"
 """Environment variable that names another folder for weights."""
 
+ENGINES_FOLDER = "DEPTHFORGE_ENGINES"
+"""Environment variable that names another folder for compiled engines."""
+
 
 def shipped_folder(name: str) -> Path:
     """The folder `models` or `config`: beside the package in a source tree, else in share/.
@@ -30,12 +33,24 @@ def weights_folder() -> Path:
 
     DEPTHFORGE_WEIGHTS where that is set, else the user's cache (XDG Base Directory Specification).
     """
-    if told := os.environ.get(WEIGHTS_FOLDER):
+    return _folder(WEIGHTS_FOLDER, "weights")
+
+
+def engines_folder() -> Path:
+    """Where compiled engines are kept; it need not exist yet.
+
+    DEPTHFORGE_ENGINES where that is set, else the user's cache.
+    """
+    return _folder(ENGINES_FOLDER, "engines")
+
+
+def _folder(variable: str, name: str) -> Path:
+    if told := os.environ.get(variable):
         return Path(told).expanduser()
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():  # the specification ignores relative ones
         cache = Path.home() / ".cache"
-    return cache / "depthforge_ros" / "weights"
+    return cache / "depthforge_ros" / name
 
 
 def sha256_of(path: Path) -> str:

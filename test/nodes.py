@@ -71,12 +71,13 @@ def running_node(
     program: Sequence[str] = ("-m", "depthforge_ros.ros.node"),
     **parameters: Any,
 ) -> Iterator:
-    """One thread for the network, so that its numbers are those of one thread in this process.
+    """One thread and eager fp32, so that its numbers are those of one thread in this process.
 
     program: what Python runs, the node or something around it. The images of `image_message` are
     years old.
     """
-    values = {"threads": 1, "short_side_px": HEIGHT, "drop_stale": False, **parameters}
+    values = {"threads": 1, "backend": "eager", "precision": "fp32"}
+    values |= {"short_side_px": HEIGHT, "drop_stale": False, **parameters}
     command = [sys.executable, *program, "--ros-args"]
     for name, value in values.items():
         # A list of strings is written as YAML takes it.

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from depthforge_ros.engine import INSTANT, UNTRAINED
+from depthforge_ros.engine import INSTANT, UNTRAINED, Journal
 from depthforge_ros.ros.diagnostics import MEANINGLESS, Situation, Statistics, status
+from depthforge_ros.ros.engine_report import EngineReport
 from depthforge_ros.ros.label_info import ABSENT
 from depthforge_ros.ros.parameters import Parameters
 
@@ -124,8 +127,13 @@ def test_a_node_that_is_not_active_is_judged_by_its_last_configure(
 
 
 def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics) -> None:
+    engine = EngineReport(
+        self_check="eager bf16: labels agree on 99.90%",
+        refused=(("tensorrt fp16", "depth differs by 3%"),),
+        notes=(("memory", "4 images at once"),),
+    )
     situation = Situation(
-        "active", "", "nano", "a.safetensors", "cuda:0", "eager", "bf16", "/cam/image", 1
+        "active", "", "nano", "a.safetensors", "cuda:0", "eager", "bf16", "/cam/image", 1, engine
     )
     statistics.open_input()
     clock.now_ms += 500
@@ -154,9 +162,30 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
         "camera_info: missing": "1",
         "label_info": ABSENT or "published",
         "ground": "residual 1.2%",
+        "engine progress": "",
+        "self-check": "eager bf16: labels agree on 99.90%",
+        "refused: tensorrt fp16": "depth differs by 3%",
+        "engine: memory": "4 images at once",
         "withheld: camera_info": "there is none",
         "dropped: replaced": "1",
     }
+
+
+def test_what_became_of_the_engine_is_told(statistics: Statistics) -> None:
+    statistics.open_input()
+    journal = Journal()
+    journal.proceed("building inductor bf16 for 352x480: 20 s")
+    configuring = Situation("configuring", engine=EngineReport.of(journal))
+    assert judged(statistics, configuring) == (OK, f"configuring: {journal.progress}")
+    journal.proceed("")
+    journal.refuse("inductor bf16", "self-check: depth differs by 3.00%; allowed 1%")
+    journal.note("memory", "cuda:0 is short of memory: 4 images at once")
+    active = replace(ACTIVE, engine=EngineReport.of(journal))
+    refused = "engine inductor bf16 refused: self-check: depth differs by 3.00%; allowed 1%"
+    assert judged(statistics, active) == (WARN, f"{refused}; {journal.notes['memory']}")
+    journal.fail("cuda:0 does not answer any more")
+    level, message = judged(statistics, replace(ACTIVE, engine=EngineReport.of(journal)))
+    assert (level, message.split("; ")[0]) == (ERROR, "cuda:0 does not answer any more")
 
 
 def test_masks_that_mean_nothing_are_a_warning(statistics: Statistics) -> None:

@@ -76,7 +76,7 @@ class Busy(InstantEngine):
         time.sleep({seconds})
         return super().__call__(crops, depth=depth)
 
-node.load_pipeline = lambda values: Pipeline(Busy(load_variant("nano")))
+node.load_pipeline = lambda *_: Pipeline(Busy(load_variant("nano")))
 node.JOIN_TIMEOUT_S = 1.5
 sys.exit(node.main())
 """

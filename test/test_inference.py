@@ -476,6 +476,8 @@ def test_threads_are_those_asked_for_and_come_back_to_the_default() -> None:
     default = torch.get_num_threads()
     counts = []
     for threads in (0, default + 1, 0):
-        load_pipeline(Parameters(checkpoint="instant", threads=threads))
+        load_pipeline(
+            Parameters(checkpoint="instant", threads=threads), lambda journal: None, lambda: True
+        )
         counts.append(torch.get_num_threads())
     assert counts == [default, default + 1, default]

@@ -39,7 +39,7 @@ class HeldNode:
 
     def __init__(self, domain: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
         self.engines: list[HeldEngine] = []
-        monkeypatch.setattr(node_module, "load_pipeline", lambda values: self._pipeline())
+        monkeypatch.setattr(node_module, "load_pipeline", lambda *_: self._pipeline())
         arguments = [f"short_side_px:={HEIGHT}", "autostart:=false", "drop_stale:=false"]
         arguments += overrides
         given = [word for argument in arguments for word in ("-p", argument)]

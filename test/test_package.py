@@ -187,7 +187,7 @@ def asked_of_rosdep(tag: str) -> set[str]:
 def test_package_xml_asks_for_what_is_imported_and_for_nothing_else() -> None:
     imported = imported_by(SOURCE / NAME, SOURCE / "launch")
     training = {"PIL", "scipy"}  # what setup.py has in its extra train: no vehicle needs it
-    from_pip = {"rosbags", "safetensors", "torch"}
+    from_pip = {"rosbags", "safetensors", "torch", "tensorrt", "torch_tensorrt"}
     started = {"rviz2"}  # test_launch.py holds it against the launch files
     assert asked_of_rosdep("exec_depend") == imported - training - from_pip | started
     tested = imported_by(SOURCE / "test") - imported | training

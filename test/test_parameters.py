@@ -23,7 +23,9 @@ OTHER_VALUES: dict[str, Any] = {
     "variant": "dinov2_s",
     "checkpoint": "instant",
     "device": "cpu",
+    "backend": "eager",
     "precision": "bf16",
+    "image_size": "1920x1080, 640x480",
     "threads": 2,
     "image_transport": "compressed",
     "cameras": ("front", "left"),
@@ -77,16 +79,17 @@ def test_the_parameter_file_says_when_each_one_acts() -> None:
 
 
 def test_every_parameter_is_read() -> None:
-    """As an attribute, in a file other than the one that declares it or in `pipeline_settings`."""
+    """As an attribute, in a file other than the one that declares it or in what it offers."""
     read = set()
     for path in (ROOT / "depthforge_ros" / "ros").glob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         if path.name == "parameters.py":
-            (tree,) = [
+            readers = [
                 n
                 for n in ast.walk(tree)
-                if isinstance(n, ast.FunctionDef) and n.name == "pipeline_settings"
+                if isinstance(n, ast.FunctionDef) and n.name in ("pipeline_settings", "image_sizes")
             ]
+            tree = ast.Module(readers, [])
         read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert set(FIELDS) - read == set()
 
@@ -131,6 +134,8 @@ def test_descriptors_carry_type_range_and_description() -> None:
     [
         ({"mode": "fast"}, "mode is 'fast'; wanted one of whole, slide"),
         ({"image_transport": "theora"}, "image_transport is 'theora'; wanted one of raw, compress"),
+        ({"image_size": "1920*1080"}, "image_size is '1920*1080'; wanted WIDTHxHEIGHT"),
+        ({"backend": "onnx"}, "backend is 'onnx'; wanted one of auto, eager, inductor, tensorrt"),
         ({"short_side_px": 63}, "short_side_px is 63; wanted 0 or 64..4096"),
         ({"short_side_px": 4097}, "short_side_px is 4097; wanted 0..4096"),
         ({"confidence_threshold": 1.01}, "confidence_threshold is 1.01; wanted 0.0..1.0"),

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 def build_engine(
     variant: Variant, checkpoint: str = "", *, device: str = "auto", precision: str = "fp32"
 ) -> EagerEngine | InstantEngine:
-    """An engine for the variant.
+    """An eager engine for the variant, unchecked; `ready_engine` chooses and checks one.
 
     checkpoint: a file, several joined by commas (say frozen encoders and an adapter), "" for the
     weights that ship with the variant or were converted for it, `untrained` for seeded random

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.engine.precision import DTYPES, PRECISIONS
 from depthforge_ros.network.deploy import Folded, tune
 from depthforge_ros.network.depthforge import DepthForge
-
-PRECISIONS = ("fp32", "bf16")
 
 
 class EagerEngine:
     """Runs a loaded network, folded for inference, on a device.
 
-    precision: of matrix products and convolutions, `fp32` or `bf16`. The network's own tensors are
-    used where no fold changes them, so it must not be trained on meanwhile.
+    precision: of matrix products and convolutions, one of PRECISIONS. The network's own tensors
+    are used where no fold changes them, so it must not be trained on meanwhile.
     """
 
     backend = "eager"
@@ -31,7 +30,7 @@ class EagerEngine:
         self.device = device
         self.precision = precision
         network = network.to(device).eval().requires_grad_(False)
-        folded = tune(Folded(network, None if precision == "fp32" else torch.bfloat16))
+        folded = tune(Folded(network, None if precision == "fp32" else DTYPES[precision]))
         # A camera has one size, windows another: position tables are made once for each.
         self._at_size = functools.lru_cache(maxsize=4)(folded.at_size)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
+from depthforge_ros.network.deploy import Deployed, Folded
 from depthforge_ros.network.depthforge import DepthForge
 
 TRACED_BATCH = 2
@@ -16,7 +17,7 @@ TRACED_BATCH = 2
 class ImagesOnly(nn.Module):
     """A network whose only input is images, as runtimes without Python call it."""
 
-    def __init__(self, network: DepthForge, *, depth: bool) -> None:
+    def __init__(self, network: DepthForge | Deployed, *, depth: bool) -> None:
         super().__init__()
         self.network = network
         self.depth = depth
@@ -28,15 +29,21 @@ class ImagesOnly(nn.Module):
 
 
 def export_network(
-    network: DepthForge, height: int, width: int, batch: int | None = 1, *, depth: bool = True
+    network: DepthForge | Folded,
+    height: int,
+    width: int,
+    batch: int | None = 1,
+    *,
+    depth: bool = True,
+    images_type: torch.dtype = torch.uint8,
 ) -> ExportedProgram:
     """The graph of a network for images of one size.
 
-    batch: images at once; None: any number. The program takes images [B, 3, height, width] uint8
-    RGB and gives scores [B, K, height, width] and, with `depth`, depth [B, height, width].
-    Position tables are constants in it: nothing is resampled by bicubic interpolation, and no
-    shape depends on data. Works on the meta device, for a graph without weights. Raises
-    ValueError where a side is no multiple of 32, or the batch no positive number.
+    batch: images at once; None: any number. The program takes images [B, 3, height, width] RGB
+    0..255 of images_type and gives scores [B, K, height, width] and, with `depth`, depth
+    [B, height, width]. Position tables are constants in it: nothing is resampled by bicubic
+    interpolation, and no shape depends on data. Works on the meta device, for a graph without
+    weights. Raises ValueError where a side is no multiple of 32, or the batch no positive number.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"batch is {batch}; wanted at least 1, or None for any")
@@ -46,8 +53,8 @@ def export_network(
         3,
         height,
         width,
-        dtype=torch.uint8,
-        device=network.mean.device,
+        dtype=images_type,
+        device=next(network.buffers()).device,
     )
     shapes = ({0: Dim("batch")},) if batch is None else None
     with torch.no_grad():

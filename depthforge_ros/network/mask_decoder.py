@@ -123,6 +123,5 @@ def attention_mask(mask_logits: Tensor, size: torch.Size) -> Tensor:
     A query looks inside its own mask (probability ≥ 0.5); one with an empty mask looks everywhere.
     """
     resized = F.interpolate(mask_logits.detach(), size, mode="bilinear", align_corners=False)
-    outside = resized.flatten(2).sigmoid() < 0.5  # [B, Q, h·w]
-    outside = outside & ~outside.all(-1, keepdim=True)
-    return ~outside[:, None]
+    inside = ~(resized.flatten(2).sigmoid() < 0.5)  # [B, Q, h·w]
+    return (inside | ~inside.any(-1, keepdim=True))[:, None]

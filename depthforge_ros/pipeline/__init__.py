@@ -7,5 +7,6 @@ drives.
 
 from depthforge_ros.pipeline.pipeline import Engine, Pipeline
 from depthforge_ros.pipeline.settings import Mode, PipelineSettings
+from depthforge_ros.pipeline.shapes import engine_shapes
 
-__all__ = ["Engine", "Mode", "Pipeline", "PipelineSettings"]
+__all__ = ["Engine", "Mode", "Pipeline", "PipelineSettings", "engine_shapes"]

@@ -12,12 +12,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from depthforge_ros.condition import Condition
+from depthforge_ros.ros.engine_report import EngineReport
 from depthforge_ros.ros.freshness import served_age_s
 from depthforge_ros.ros.label_info import ABSENT
 from depthforge_ros.ros.parameters import Parameters
@@ -279,6 +280,7 @@ class Situation:
     precision: str = ""
     topic: str = ""
     publishers: int = 0
+    engine: EngineReport = field(default_factory=EngineReport)
 
 
 def status(name: str, situation: Situation, health: Health, limits: Parameters) -> DiagnosticStatus:
@@ -287,6 +289,8 @@ def status(name: str, situation: Situation, health: Health, limits: Parameters) 
     if not found:
         active = situation.state == "active"
         text = f"{health.rate_hz:.1f} frames/s" if active else situation.state
+        if situation.engine.progress:
+            text = f"{text}: {situation.engine.progress}"
         found = [(DiagnosticStatus.OK, text)]
     residual = health.ground_residual
     values = {
@@ -311,6 +315,7 @@ def status(name: str, situation: Situation, health: Health, limits: Parameters) 
     if health.condition is not None:
         values |= {key: f"{value:.3f}" for key, value in asdict(health.condition).items()}
         values["degradation"] = f"{health.condition.degradation:.3f}"
+    values |= situation.engine.values()
     values |= {f"withheld: {output}": reason for output, reason in health.withheld.items()}
     values |= {f"dropped: {cause}": str(health.drops[cause]) for cause in sorted(health.drops)}
     return DiagnosticStatus(
@@ -329,6 +334,7 @@ def _findings(
     warn, error = DiagnosticStatus.WARN, DiagnosticStatus.ERROR
     if situation.failure:
         yield error, situation.failure
+    yield from situation.engine.findings()
     if health.work_s is not None and health.work_s > min(
         limits.stall_after_s, limits.max_inference_s
     ):

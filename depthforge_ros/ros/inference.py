@@ -23,10 +23,11 @@ from depthforge_ros.ros.jobs import Job, Received
 from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.ros.schedule import ALONE, Handoff, Schedule
 from depthforge_ros.ros.stream import Stream
-from depthforge_ros.ros.worker import Worker
+from depthforge_ros.ros.worker import AbandonedError, Worker
 from depthforge_ros.variant import load_variant
 
 if TYPE_CHECKING:
+    from depthforge_ros.engine import Journal
     from depthforge_ros.pipeline import Pipeline
 
 
@@ -218,21 +219,39 @@ def _failed(delivery: Delivery, error: Exception) -> None:
     delivery.job.stream.failed(error)
 
 
-def load_pipeline(values: Parameters) -> Pipeline:
-    """The pipeline that the parameters describe. Raises ValueError or OSError with a reason."""
+def load_pipeline(
+    values: Parameters, attach: Callable[[Journal], None], wanted: Callable[[], bool]
+) -> Pipeline:
+    """The pipeline that the parameters describe, its engine compiled and checked.
+
+    attach: gets the journal of what becomes of the engine, before anything does. Raises ValueError
+    or OSError with a reason, AbandonedError once the pipeline is no longer wanted.
+    """
     variant = load_variant(values.variant)
     # Only here: seconds in which a node that starts already reports. Services wait, as configure
     # holds the executor.
     import torch
 
-    from depthforge_ros.engine import build_engine
-    from depthforge_ros.pipeline import Pipeline
+    from depthforge_ros.engine import INSTANT, GivenUpError, Journal, Request, ready_engine
+    from depthforge_ros.pipeline import Pipeline, engine_shapes
 
+    journal = Journal()
+    attach(journal)
     torch.set_num_threads(values.threads or _default_threads())
-    engine = build_engine(
-        variant, values.checkpoint, device=values.device, precision=values.precision
+    settings = values.pipeline_settings()
+    compiled = values.checkpoint != INSTANT and values.backend != "eager"
+    request = Request(
+        variant=values.variant,
+        checkpoint=values.checkpoint,
+        device=values.device,
+        backend=values.backend,
+        precision=values.precision,
+        shapes=engine_shapes(values.image_sizes(), settings, variant) if compiled else (),
     )
-    return Pipeline(engine, values.pipeline_settings())
+    try:
+        return Pipeline(ready_engine(request, journal, wanted), settings)
+    except GivenUpError as error:
+        raise AbandonedError from error
 
 
 @functools.cache

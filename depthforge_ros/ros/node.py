@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -35,17 +35,22 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from depthforge_ros.ros.camera_diagnostics import Source, statuses
 from depthforge_ros.ros.camera_names import topic_of
 from depthforge_ros.ros.diagnostics import Situation, Statistics
+from depthforge_ros.ros.engine_report import EngineReport
 from depthforge_ros.ros.inference import Inference, load_pipeline
 from depthforge_ros.ros.listeners import Acknowledgements
 from depthforge_ros.ros.parameters import Parameters, changed, declarations
 from depthforge_ros.ros.stream import Stream
 from depthforge_ros.ros.worker import LOADING_THREAD, AbandonedError, run_abandonable
 
+if TYPE_CHECKING:
+    from depthforge_ros.engine import Journal
+
 RCLError = rclpy_implementation.RCLError
 
 TICK_S = 0.25
 TICKS = 4  # to a report: one a second
 JOIN_TIMEOUT_S = 5.0
+LOADING_TIMEOUT_S = 1.0
 SPIN_TIMEOUT_S = 0.1
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -78,6 +83,7 @@ class DepthForgeNode(LifecycleNode):
         self._topics: dict[str, str] = {}
         self._acknowledgements: dict[str, Acknowledgements] = {}
         self._situation = Situation("unconfigured")
+        self._journal: Journal | None = None
         self._inference: Inference | None = None
         self._inputs: list = []
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -123,6 +129,7 @@ class DepthForgeNode(LifecycleNode):
         the node stays unconfigured, the reason is logged and in /diagnostics. ERROR: never.
         """
         values = self._values
+        self._journal = None
         self._situation = Situation(
             "configuring",
             variant=values.variant,
@@ -131,7 +138,9 @@ class DepthForgeNode(LifecycleNode):
         )
         self._name_cameras(values)
         try:
-            pipeline = run_abandonable(lambda: load_pipeline(values), self._wanted)
+            pipeline = run_abandonable(
+                lambda: load_pipeline(values, self._follow, self._wanted), self._wanted
+            )
             self._inference = Inference(self, pipeline, self._statistics, lambda: self._values)
         except AbandonedError:
             return self._configure_failed("configure was given up because the process ends")
@@ -163,6 +172,10 @@ class DepthForgeNode(LifecycleNode):
         self._statistics = {
             camera: known[camera] if camera in known else Statistics() for camera in values.cameras
         }
+
+    def _follow(self, journal: Journal) -> None:
+        """Report what becomes of the engine from now on."""
+        self._journal = journal
 
     def _configure_failed(self, reason: str) -> TransitionCallbackReturn:
         self.get_logger().error(reason)
@@ -222,7 +235,7 @@ class DepthForgeNode(LifecycleNode):
         """
         if not self._release():
             return TransitionCallbackReturn.ERROR
-        self._situation, self._topics = Situation("unconfigured"), {}
+        self._situation, self._topics, self._journal = Situation("unconfigured"), {}, None
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -285,7 +298,7 @@ class DepthForgeNode(LifecycleNode):
             healths = {camera: s.snapshot() for camera, s in self._statistics.items()}
             try:
                 sources = self._sources()
-                report.status = statuses(name, self._situation, healths, sources, self._values)
+                report.status = statuses(name, self._described(), healths, sources, self._values)
                 self._diagnostics.publish(report)
             except Exception:  # the context ended since
                 if self.context.ok():
@@ -303,13 +316,25 @@ class DepthForgeNode(LifecycleNode):
             publishers = streams[camera].outputs.publishers if camera in streams else {}
             statistics.unacknowledged(watched.poll(publishers))
 
+    def _described(self) -> Situation:
+        """The situation with what the engine is now: it may have had to give way to another."""
+        inference, situation = self._inference, self._situation
+        if inference is not None and situation.backend:
+            engine = inference.pipeline.engine
+            situation = replace(situation, backend=engine.backend, precision=engine.precision)
+        return replace(situation, engine=EngineReport.of(self._journal))
+
     def close(self) -> bool:
         """End the threads and destroy the node. Returns False where a thread is still busy."""
         self._closing.set()
         self._heartbeat.join()
         stopped = self._release()
+        for thread in threading.enumerate():
+            if thread.name == LOADING_THREAD:
+                thread.join(LOADING_TIMEOUT_S)  # to end a compiler, and what it started
+                stopped = stopped and not thread.is_alive()
         self.destroy_node()
-        return stopped and all(t.name != LOADING_THREAD for t in threading.enumerate())
+        return stopped
 
 
 class _RosLog(logging.Handler):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,11 +98,26 @@ class Parameters:
         Effect.CONFIGURE,
         "Where the network runs: cpu, cuda, cuda:1; auto: cuda where there is one.",
     )
-    precision: str = _parameter(
-        "fp32",
+    backend: str = _parameter(
+        "auto",
         Effect.CONFIGURE,
-        "Arithmetic of the network: fp32; bf16: faster where the device has it.",
-        choices=("fp32", "bf16"),
+        "What runs the network: eager: PyTorch; inductor: compiled by PyTorch; tensorrt: compiled "
+        "by NVIDIA's; auto: the fastest that is here and agrees with eager, without compiling on a "
+        "CPU.",
+        choices=("auto", "eager", "inductor", "tensorrt"),
+    )
+    precision: str = _parameter(
+        "auto",
+        Effect.CONFIGURE,
+        "Arithmetic of the network: fp32, bf16 or fp16; auto: the fastest of them that the device "
+        "has and that agrees with fp32.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    image_size: str = _parameter(
+        "",
+        Effect.CONFIGURE,
+        "Size of the images to come, WIDTHxHEIGHT, several joined by commas: what engines are "
+        "compiled for; empty: engines that were compiled before, for whatever they were.",
     )
     threads: int = _parameter(
         0,
@@ -336,6 +352,7 @@ class Parameters:
                 raise ValueError(
                     f"{field.name} is {value}; wanted {allowed['low']}..{allowed['high']}"
                 )
+        self.image_sizes()
         if 0 < self.short_side_px < 64:
             raise ValueError(f"short_side_px is {self.short_side_px}; wanted 0 or 64..4096")
         if 0 < self.camera_height_m < 0.1:
@@ -351,6 +368,19 @@ class Parameters:
         if self.outputs.strip() == ALL:
             return frozenset(OUTPUTS)
         return frozenset(name.strip() for name in self.outputs.split(",") if name.strip())
+
+    def image_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of the images to come, as far as they are told."""
+        sizes = []
+        for text in filter(None, self.image_size.replace(" ", "").split(",")):
+            found = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", text)
+            if found is None:
+                raise ValueError(
+                    f"image_size is {self.image_size!r}; wanted WIDTHxHEIGHT, like 1920x1080, "
+                    "several joined by commas, or nothing"
+                )
+            sizes.append((int(found[2]), int(found[1])))
+        return tuple(sizes)
 
     def pipeline_settings(self) -> PipelineSettings:
         """The part of the parameters that the pipeline reads at every frame."""

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No engine sees a camera's image before it has agreed with eager fp32 on known streets.
+
+Compilers have been silently wrong: sampling, half precision, all but the first image of a batch. So
+every image of a batch is another, and each is compared with the network alone on that image.
+
+Labels count where the reference is decided: where its best class leads by MARGIN of its score.
+Elsewhere two roundings of the same numbers may differ, and a network without training is decided
+the same everywhere or nowhere. What labels cannot show, scores do: every class's map is compared,
+so neither a wrong scale nor one wrong class that never wins goes unseen.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.engine.shape import Shape
+from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
+from depthforge_ros.variant import Variant
+
+LEAST_AGREEMENT = 0.99
+MARGIN = 0.05
+LEAST_DECIDED = 0.01
+"""Below this share of decided pixels, labels say nothing."""
+MOST_DEPTH_ERROR = 0.01
+MOST_SCORE_ERROR = 0.10
+SCORE_FLOOR = 0.01
+"""Added to a class's mean score: a class that is nowhere must not fail for a rounding."""
+DEPTH_FLOOR = 1e-3
+
+CONDITIONS = ("clear", "night")
+WIDTH_PX, HEIGHT_PX = 320, 240
+
+
+class Runs(Protocol):
+    """What can be checked: an engine."""
+
+    variant: Variant
+    device: torch.device
+
+    def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
+        """See pipeline.Engine."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The worst figures of all images, and what is wrong with them; no faults: passed.
+
+    agreement: share of decided pixels with the same label. depth_error: mean absolute difference
+    over mean depth. score_error: the same for the scores of the worst class.
+    """
+
+    agreement: float
+    depth_error: float
+    score_error: float
+    faults: tuple[str, ...]
+
+    def __str__(self) -> str:
+        figures = (
+            f"labels agree on {self.agreement:.2%}, depth differs by {self.depth_error:.2%}, "
+            f"scores by {self.score_error:.2%}"
+        )
+        return "; ".join(self.faults) or figures
+
+
+def check(engine: Runs, reference: Runs, shapes: Iterable[Shape]) -> Verdict:
+    """Run an engine at every shape and compare each image with the reference's answer to it.
+
+    Raises what the engine raises.
+    """
+    verdicts = [Verdict(1.0, 0.0, 0.0, ())]
+    for shape in shapes:
+        images = street_images(shape).to(engine.device)
+        seen = engine(images, depth=True)
+        for index in range(shape.batch):
+            where = f"{shape}, image {index + 1} of {shape.batch}"
+            wanted = reference(images[index : index + 1], depth=True)
+            assert seen.depth is not None
+            assert wanted.depth is not None
+            one = CropOutput(seen.scores[index : index + 1], seen.depth[index : index + 1])
+            verdicts.append(_compared(one, wanted, engine.variant, where))
+    return Verdict(
+        min(v.agreement for v in verdicts),
+        max(v.depth_error for v in verdicts),
+        max(v.score_error for v in verdicts),
+        next((v.faults for v in verdicts if v.faults), ()),
+    )
+
+
+def street_images(shape: Shape) -> Tensor:
+    """Streets of a shape, [B, 3, h, w] uint8, no two alike."""
+    streets = F.interpolate(_streets(), (shape.height, shape.width), mode="bilinear")
+    images = [
+        streets[index % len(streets)].roll(index * shape.width // shape.batch, dims=-1)
+        for index in range(shape.batch)
+    ]
+    return torch.stack(images).round().to(torch.uint8)
+
+
+@functools.cache
+def _streets() -> Tensor:
+    """[2, 3, HEIGHT_PX, WIDTH_PX] float32, 0..255."""
+    seed = HELD_OUT_SEEDS[0]
+    frames = [
+        StreetDrive(seed, condition, WIDTH_PX, HEIGHT_PX, frames=1)[0] for condition in CONDITIONS
+    ]
+    return torch.stack([torch.from_numpy(f.rgb.copy()).permute(2, 0, 1) for f in frames]).float()
+
+
+def _compared(seen: CropOutput, wanted: CropOutput, variant: Variant, where: str) -> Verdict:
+    """The figures of one image: scores [1, K, h, w], depth [1, h, w]."""
+    assert seen.depth is not None
+    assert wanted.depth is not None
+    for what, ours, theirs in (
+        ("scores", seen.scores, wanted.scores),
+        ("depth", seen.depth, wanted.depth),
+    ):
+        if ours.shape != theirs.shape:
+            text = f"{what} are {tuple(ours.shape)}; wanted {tuple(theirs.shape)}"
+            return Verdict(0.0, 1.0, 1.0, (f"{where}: {text}",))
+        if not bool(ours.isfinite().all()):
+            return Verdict(0.0, 1.0, 1.0, (f"{where}: {what} are not all numbers",))
+    faults = []
+    errors = (seen.scores - wanted.scores).abs().mean((0, 2, 3))
+    errors = errors / (wanted.scores.mean((0, 2, 3)) + SCORE_FLOOR)  # [K]
+    score_error = errors.max().item()
+    wrong = (errors > MOST_SCORE_ERROR).nonzero()[:, 0].tolist()
+    if wrong:
+        classes = "all classes"
+        if len(wrong) < len(errors):
+            classes = ", ".join(variant.labels.classes[index].name for index in wrong)
+        faults.append(
+            f"scores of {classes} differ by up to {score_error:.1%}; allowed {MOST_SCORE_ERROR:.0%}"
+        )
+    agreement = _agreement(seen.scores, wanted.scores)
+    if agreement < LEAST_AGREEMENT:
+        faults.append(f"labels agree on {agreement:.2%}; wanted {LEAST_AGREEMENT:.0%}")
+    size = wanted.depth.abs().mean().clamp_min(DEPTH_FLOOR)
+    depth_error = ((seen.depth - wanted.depth).abs().mean() / size).item()
+    if depth_error > MOST_DEPTH_ERROR:
+        faults.append(f"depth differs by {depth_error:.2%}; allowed {MOST_DEPTH_ERROR:.0%}")
+    return Verdict(agreement, depth_error, score_error, tuple(f"{where}: {f}" for f in faults))
+
+
+def _agreement(seen: Tensor, wanted: Tensor) -> float:
+    """Share of decided pixels with the same best class; 1 where too few are decided."""
+    best, second = wanted.topk(2, dim=1).values.unbind(1)  # [1, h, w] each
+    decided = best - second > MARGIN * best
+    if decided.float().mean() < LEAST_DECIDED:
+        return 1.0
+    same = seen.argmax(1) == wanted.argmax(1)
+    return same[decided].float().mean().item()

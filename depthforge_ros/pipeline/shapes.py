@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What engines are to be compiled for, where the size of a camera's images is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from depthforge_ros.engine.shape import Shape
+from depthforge_ros.frame import DepthKind
+from depthforge_ros.pipeline.settings import Mode, PipelineSettings, inference_size
+from depthforge_ros.pipeline.windows import window_corners
+from depthforge_ros.variant import Variant
+
+
+def engine_shapes(
+    sizes: Iterable[tuple[int, int]], settings: PipelineSettings, variant: Variant
+) -> tuple[Shape, ...]:
+    """Shapes of the batches that Pipeline makes of frames of these sizes (height, width).
+
+    Raises ValueError where the crop, or what a frame is resized to, is no shape of a network.
+    """
+    found = set()
+    for size in sizes:
+        height, width = inference_size(*size, settings, variant)
+        if settings.mode is Mode.WHOLE:
+            found.add(Shape(height, width))
+            continue
+        count = len(window_corners(height, width, variant.crop, variant.stride))
+        if count > 1 and variant.depth_head.kind is DepthKind.RELATIVE:
+            count += 1  # the look at the whole frame
+        whole, rest = divmod(count, settings.max_batch)
+        batches = {settings.max_batch} if whole else set()
+        batches |= {rest} if rest else set()
+        found |= {Shape(variant.crop, variant.crop, batch) for batch in batches}
+    return tuple(sorted(found))
