@@ -2,7 +2,7 @@
 """What makes a folded network fast in eager mode on a CPU. Nothing here changes what it computes.
 
 PyTorch gives fp32 products to MKL, which runs at half speed on processors of other makers, and
-attention to one kernel that on the CPU is slower than the products it consists of. Here both go to
+attention in bf16 to a kernel that is slower than the products it consists of. Here both go to
 oneDNN, by the operators that PyTorch's own compiler calls, with weights laid out once. Maps that no
 cache holds are made strip by strip.
 """
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from depthforge_ros.network.deploy.encoders import DeployedBlock
-from depthforge_ros.network.deploy.layers import Linear
+from depthforge_ros.network.deploy.layers import Conv, Linear, TransposedConv
 from depthforge_ros.network.deploy.network import Folded
 from depthforge_ros.network.deploy.pixel_decoder import DeployedAttention
 from depthforge_ros.network.deploy.sampling import sample_by_bags
@@ -26,7 +26,11 @@ STRIP_ELEMENTS = 2**20
 BAGGED_CHANNELS = 16
 """Width of a head from which sampling by bags is faster than F.grid_sample."""
 
-FEW_TOKENS = 256  # attention of fewer is too little work to be worth many calls
+WEIGHTS_AT_ONCE = 5 * 2**19
+"""Attention weights at once: two heads of ViT-L's 1025 tokens, 5 MB in bf16."""
+
+FEW_TOKENS = 256
+"""Attention of fewer is too little work to be worth many calls."""
 
 
 def tune(folded: Folded) -> Folded:
@@ -47,8 +51,11 @@ def tune(folded: Folded) -> Folded:
         if isinstance(module, Linear) and module.dtype in (torch.float32, torch.bfloat16):
             module.weight = laid_out(module.weight)
             module.multiply = multiply
-        elif isinstance(module, DeployedBlock) and module.qkv.dtype != torch.float64:
-            module.mix = attend_by_head
+        elif isinstance(module, Conv | TransposedConv):
+            # Maps are channels last; oneDNN follows the weight, and else turns each of them over.
+            module.weight = module.weight.contiguous(memory_format=torch.channels_last)
+        elif isinstance(module, DeployedBlock) and module.qkv.dtype == torch.bfloat16:
+            module.mix = attend_by_heads
     return folded
 
 
@@ -68,24 +75,20 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
-def attend_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention [B, heads, N, D], head by head, so that a head's scores stay in the cache."""
-    if q.shape[2] < FEW_TOKENS:
+def attend_by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention [B, heads, N, D], a few heads at once, so that their weights stay in the cache."""
+    B, heads, N, D = q.shape
+    if N < FEW_TOKENS:
         return F.scaled_dot_product_attention(q, k, v)
-    q = (q * q.shape[-1] ** -0.5).contiguous()
-    result = torch.empty_like(q)
-    packed = q.dtype == torch.float32  # bf16 products are oneDNN's anyway
-    k = k.contiguous()
-    v = v.transpose(-1, -2).contiguous() if packed else v.contiguous()
-    for image in range(q.shape[0]):
-        for head in range(q.shape[1]):
-            at = (image, head)
-            if packed:
-                weights = multiply(q[at], laid_out(k[at]), None).softmax(-1)  # [N, N]
-                result[at] = multiply(weights, laid_out(v[at]), None)
-            else:
-                result[at] = (q[at] @ k[at].T).softmax(-1) @ v[at]
-    return result
+    q, k, v = (q * D**-0.5).contiguous(), k.contiguous(), v.contiguous()
+    result = q.new_empty(B, N, heads, D)  # as the projection behind wants it
+    step = max(1, WEIGHTS_AT_ONCE // N**2)
+    for image in range(B):
+        for first in range(0, heads, step):
+            some = slice(first, first + step)
+            weights = (q[image, some] @ k[image, some].transpose(1, 2)).softmax(-1)  # [some, N, N]
+            result[image, :, some] = (weights @ v[image, some]).transpose(0, 1)
+    return result.transpose(1, 2)
 
 
 def scores_by_strips(class_logits: Tensor, mask_logits: Tensor, size: torch.Size) -> Tensor:

@@ -120,12 +120,13 @@ def product(*matrices: Tensor) -> Tensor:
 
 def as_map(tokens: Tensor, rows: int, columns: int) -> Tensor:
     """[B, rows·columns, C] -> [B, C, rows, columns], a view: channels last in memory."""
-    return tokens.transpose(1, 2).unflatten(2, (rows, columns))
+    # In this order: unflattened last, a batch of one gets a stride that hides the memory's order.
+    return tokens.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
 
 
 def as_tokens(maps: Tensor) -> Tensor:
     """[B, C, h, w] -> [B, h·w, C]."""
-    return maps.flatten(2).transpose(1, 2)
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:

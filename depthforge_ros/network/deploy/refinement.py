@@ -41,6 +41,31 @@ class Level:
     narrow: Tensor
 
 
+class Reading(nn.Module):
+    """A 1×1 convolution of a level: of the patches before they are resized, and of what a stem saw.
+
+    finer: the stem's own convolution, None where there is none.
+    """
+
+    def __init__(self, source: nn.Conv2d, finer: nn.Conv2d | None) -> None:
+        super().__init__()
+        weight, bias = matrix(source), source.bias
+        self.seen = None
+        if finer is not None:
+            self.seen = Linear(product(weight, matrix(finer)), None)
+            shift = product(weight, finer.bias)
+            bias = shift if bias is None else bias + shift
+        self.patches = Linear(weight, bias)
+
+    def forward(self, patches: Tensor, seen: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """patches [B, C, rows, columns], seen [B, c, *size] -> [B, outputs, *size]."""
+        read = self.patches(as_tokens(patches))
+        result = resized(as_map(read, patches.shape[2], patches.shape[3]), size)
+        if self.seen is not None and seen is not None:
+            result = result + as_map(self.seen(as_tokens(seen)), *size)
+        return result
+
+
 class LevelReader(nn.Module):
     """Patches, and what a stem saw, as a level.
 
@@ -54,16 +79,8 @@ class LevelReader(nn.Module):
     ) -> None:
         super().__init__()
         self.finest = finest
-        self.widths = (gate.out_channels, project.out_channels)
-        read = torch.cat([matrix(gate), matrix(project)])  # [C / 16 + D, C]
-        zero = gate.bias.new_zeros(project.out_channels)
-        bias = torch.cat([gate.bias, zero if project.bias is None else project.bias])
-        self.seen = self.read_seen = None
-        if finer is not None:
-            self.seen = linear(finer)
-            self.read_seen = Linear(product(read, matrix(finer)), None)
-            bias = bias + product(read, finer.bias)
-        self.read = Linear(read, bias)
+        self.seen = None if finer is None else linear(finer)
+        self.gate, self.narrow = Reading(gate, finer), Reading(project, finer)
 
     def forward(
         self, patches: Tensor, seen: Tensor | None, grid: tuple[int, int], size: tuple[int, int]
@@ -72,15 +89,11 @@ class LevelReader(nn.Module):
         whole = as_map(patches, *grid)  # [B, C, rows, columns]
         if self.seen is not None or not self.finest:
             whole = resized(whole, size)  # [B, C, h, w]
-        if size[0] < grid[0]:  # smaller than the patches: the fewer positions are read
-            read = as_map(self.read(as_tokens(whole)), *size)
-        else:
-            read = resized(as_map(self.read(patches), *grid), size)  # [B, C / 16 + D, h, w]
-        if self.seen is not None and self.read_seen is not None and seen is not None:
-            tokens = as_tokens(seen)  # [B, h·w, c]
-            whole = whole + as_map(self.seen(tokens), *size)
-            read = read + as_map(self.read_seen(tokens), *size)
-        gate, narrow = read.split(self.widths, dim=1)
+        # Of a level smaller than the patches, the fewer positions are read.
+        source = whole if size[0] < grid[0] else as_map(patches, *grid)
+        gate, narrow = self.gate(source, seen, size), self.narrow(source, seen, size)
+        if self.seen is not None and seen is not None:
+            whole = whole + as_map(self.seen(as_tokens(seen)), *size)
         return Level(whole, gate, narrow)
 
 
@@ -88,7 +101,7 @@ class DeployedRefinement(nn.Module):
     """Σ_i s_i·M_i·(c_i·x_i) with M_i = W_lateral·W_fuse,i; c_i, s_i the two gates of level x_i.
 
     The spatial gate is one number a position, so it commutes with M_i, and the 3×3 convolution that
-    makes it is nine 1×1 ones whose outputs are shifted: they are nine more rows of M_i.
+    makes it is nine 1×1 ones whose outputs are shifted.
     """
 
     TAPS = 9
@@ -100,8 +113,9 @@ class DeployedRefinement(nn.Module):
         spatial = source.spatial_gate[0]
         taps = spatial.weight.detach()[0].flatten(1).T  # [9, C]
         width = spatial.in_channels
+        self.taps = Linear(taps, None)
         self.fuse = nn.ModuleList(
-            Linear(torch.cat([product(matrix(lateral), part), taps]), None)
+            Linear(product(matrix(lateral), part), None)
             for part in matrix(source.fuse).split(width, dim=1)
         )
         bias = product(matrix(lateral), source.fuse.bias)  # [D]
@@ -116,18 +130,24 @@ class DeployedRefinement(nn.Module):
         strips = strips_of(height, width, levels[0].whole.shape[1], self.strip_elements)
         result = levels[0].narrow + self.bias
         for level, fuse in zip(levels, self.fuse, strict=True):
-            parts = [self.fused(level, fuse, strip) for strip in strips]
-            fused = as_map(torch.cat(parts, dim=1), height, width).to(result.dtype)
-            taps = fused[:, -self.TAPS :]
+            whole = level.whole.to(self.channel_gate.dtype)
+            parts = [self.fused(whole, level.gate, fuse, strip) for strip in strips]
+            fused, taps = (
+                as_map(torch.cat(part, dim=1), height, width).to(result.dtype)
+                for part in zip(*parts, strict=True)
+            )  # [B, D, h_0, w_0], [B, 9, h_0, w_0]
             spatial = torch.conv2d(taps, self.shifts, self.spatial_bias, padding=1).sigmoid()
-            result = result + spatial * fused[:, : -self.TAPS]
+            result = result + spatial * fused
         return result
 
-    def fused(self, level: Level, fuse: Linear, strip: Strip) -> Tensor:
-        """M·(c·x) of a strip of the enlarged level: [B, rows·w_0, D + 9]."""
-        hidden = as_tokens(resized_strip(level.gate, strip)).relu()  # [B, rows·w_0, C / 16]
-        gate = self.channel_gate(hidden).sigmoid()  # [B, rows·w_0, C]
-        return fuse(as_tokens(resized_strip(level.whole, strip)).to(gate.dtype) * gate)
+    def fused(
+        self, whole: Tensor, gate: Tensor, fuse: Linear, strip: Strip
+    ) -> tuple[Tensor, Tensor]:
+        """M·(c·x) of a strip of an enlarged level [B, rows·w_0, D], and its taps [B, …, 9]."""
+        hidden = as_tokens(resized_strip(gate, strip)).relu()  # [B, rows·w_0, C / 16]
+        weight = self.channel_gate(hidden).sigmoid()  # [B, rows·w_0, C]
+        gated = as_tokens(resized_strip(whole, strip)) * weight
+        return fuse(gated), self.taps(gated)
 
 
 def level_readers(

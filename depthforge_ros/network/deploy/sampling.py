@@ -94,6 +94,7 @@ def sample_by_bags(
     For wide heads: of few channels, F.grid_sample is faster. Not for export.
     """
     B, N, heads, _ = value.shape
+    each = heads, weights[0, 0, 0].numel()  # samples of a head: levels·points
     # With a border of zeros, one before and two behind, what is outside needs no condition.
     padded = [
         F.pad(part.unflatten(1, shape), (0, 0, 0, 0, 1, 2, 1, 2)).flatten(1, 2)
@@ -101,30 +102,40 @@ def sample_by_bags(
     ]
     rows = torch.cat(padded, dim=1)  # [B, padded positions, heads, D]
     starts = [sum(part.shape[1] for part in padded[:level]) for level in range(len(shapes))]
-    whole = dict(dtype=torch.int32, device=value.device)
-    strides = torch.tensor([w + 3 for _, w in shapes], **whole)[:, None]  # [levels, 1]
-    origins = torch.tensor(starts, **whole)[:, None] + strides + 1  # where pixel (0, 0) is
-    extents = value.new_tensor([(w, h) for h, w in shapes])[:, None]  # [levels, 1, 2]
-    head = torch.arange(heads, **whole)[:, None]  # [heads, 1]
-    one = torch.tensor([0, 1], **whole)
-    corners = strides[..., None, None] * one[:, None] + one  # [levels, 1, 2, 2]
+
+    def column(of_levels: list[int], dtype: torch.dtype) -> Tensor:
+        """A number of every level for each of a position's samples: [heads·levels·points]."""
+        numbers = torch.tensor(of_levels, dtype=dtype, device=value.device)
+        return numbers.repeat_interleave(each[1] // len(shapes)).repeat(heads)
+
+    width = column([w for _, w in shapes], value.dtype)
+    height = column([h for h, _ in shapes], value.dtype)
+    stride = column([(w + 3) * heads for _, w in shapes], torch.int32)
+    head = torch.arange(heads, dtype=torch.int32, device=value.device).repeat_interleave(each[1])
+    origin = head + heads * column(
+        [start + w + 4 for start, (_, w) in zip(starts, shapes, strict=True)], torch.int32
+    )  # the row of the pixel (0, 0)
     result = torch.empty_like(value)
     for image in range(B):
-        places = centres[:, None, None, None] * extents - 0.5 + offsets[image]
-        places = torch.minimum(places.clamp_min_(-1), extents)  # [N, heads, levels, points, 2]
-        low = places.floor()
-        x, y = low.int().unbind(-1)  # [N, heads, levels, points] each
-        index = (origins + y * strides + x)[..., None, None] + corners  # […, 2, 2], y first
-        index = index.flatten(2) * heads + head  # [N, heads, levels·points·4]
-        right, below = (places - low).unbind(-1)
-        across = torch.stack([1 - right, right], dim=-1)
-        down = torch.stack([1 - below, below], dim=-1) * weights[image][..., None]
-        share = (down[..., None] * across[..., None, :]).flatten(2)
+        x, y = offsets[image].flatten(1, 3).unbind(-1)  # [N, heads·levels·points] each
+        x = torch.minimum((centres[:, :1] * width - 0.5 + x).clamp_min_(-1), width)
+        y = torch.minimum((centres[:, 1:] * height - 0.5 + y).clamp_min_(-1), height)
+        left, top = x.floor(), y.floor()
+        right, below = x - left, y - top
+        first = origin + top.int() * stride + left.int() * heads
+        index = [first, first + heads, first + stride, first + stride + heads]
+        lower = below * weights[image].flatten(1)
+        upper = weights[image].flatten(1) - lower
+        share = [upper - upper * right, upper * right, lower - lower * right, lower * right]
+        index, share = (
+            torch.stack([part.view(N, *each) for part in parts], dim=2).view(N * heads, -1)
+            for parts in (index, share)
+        )  # [N·heads, 4·levels·points] each
         result[image] = F.embedding_bag(
-            index.flatten(0, 1),
+            index,
             rows[image].flatten(0, 1),  # [padded positions·heads, D]
             mode="sum",
-            per_sample_weights=share.flatten(0, 1),
+            per_sample_weights=share,
         ).unflatten(0, (N, heads))
     return result.flatten(2)
 
