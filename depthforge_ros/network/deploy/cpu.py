@@ -23,9 +23,6 @@ from depthforge_ros.network.deploy.strips import resized_strip, strips_of
 STRIP_ELEMENTS = 2**20
 """Of a strip of a large map: a few such buffers fit a processor's cache."""
 
-BAGGED_CHANNELS = 16
-"""Width of a head from which sampling by bags is faster than F.grid_sample."""
-
 WEIGHTS_AT_ONCE = 5 * 2**19
 """Attention weights at once: two heads of ViT-L's 1025 tokens, 5 MB in bf16."""
 
@@ -43,7 +40,7 @@ def tune(folded: Folded) -> Folded:
     folded.refinement.strip_elements = STRIP_ELEMENTS
     folded.scores = scores_by_strips
     for module in folded.modules():
-        if isinstance(module, DeployedAttention) and module.channels >= BAGGED_CHANNELS:
+        if isinstance(module, DeployedAttention):
             module.sample = sample_by_bags
     if not has_onednn():
         return folded

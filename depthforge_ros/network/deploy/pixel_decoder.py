@@ -51,7 +51,6 @@ class DeployedAttention(nn.Module):
     def __init__(self, source: DeformableAttention, sampling: Sampling) -> None:
         super().__init__()
         self.heads, self.points = source.heads, source.points
-        self.channels = source.value_proj.out_features // source.heads
         self.sample = SAMPLERS[sampling]
         offsets, weights = source.sampling_offsets, source.attention_weights
         self.widths = (offsets.out_features, weights.out_features)
