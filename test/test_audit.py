@@ -35,6 +35,8 @@ VARIANTS = {
 }
 """One of every structure, with as few layers as can be: the others repeat them."""
 
+del VARIANTS[structure(load_variant(TINY))]  # the verb's test audits that one
+
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda variant: variant.name)
 def test_every_operator_of_every_variant_is_converted(variant):

@@ -50,12 +50,14 @@ def build(network: DepthForge, shape: Shape, precision: str, folder: Path) -> No
     """Compile a network into `folder`, which exists and is empty."""
     folded = Folded(network, None if precision == "fp32" else DTYPES[precision])
     program = export_network(folded, shape.height, shape.width, shape.batch)
-    torch._inductor.aoti_compile_and_package(
-        program,
-        package_path=str(folder / PACKAGE),
-        # Else the number of threads of this process is written into the code.
-        inductor_configs={"cpp.dynamic_threads": True},
-    )
+    # Else the number of threads of this process is written into the code.
+    options = {"cpp.dynamic_threads": True}
+    if network.mean.device.type == "cpu":
+        options["freezing"] = True  # weights laid out for oneDNN once, not at every frame
+    with torch.no_grad():
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(folder / PACKAGE), inductor_configs=options
+        )
 
 
 def load(folder: Path, shape: Shape, device: torch.device) -> Program:
