@@ -67,34 +67,28 @@ class Compiler:
                     found.append(shape)
         return tuple(sorted(found))
 
-    def load(self, backend: str, precision: str, shape: Shape, *, may_build: bool) -> Program:
-        """An engine that is ready to run. Raises BuildError, GivenUpError, or what loading raises.
+    def load(self, backend: str, precision: str, shape: Shape) -> Program:
+        """An engine that is ready to run; one that is not in the cache is built, in minutes.
 
-        may_build: whether one that is not in the cache is compiled, which takes minutes.
+        Raises BuildError, GivenUpError, or what loading raises.
         """
-        with self.obtained(backend, precision, shape, may_build=may_build) as (folder, _):
+        with self._obtained(backend, precision, shape) as folder:
             return BACKENDS[backend].load(folder, shape, self._origin.device)
 
     @contextlib.contextmanager
-    def obtained(
-        self, backend: str, precision: str, shape: Shape, *, may_build: bool
-    ) -> Iterator[tuple[Path, bool]]:
-        """The folder of an engine while it is needed, and whether it was built just now."""
+    def _obtained(self, backend: str, precision: str, shape: Shape) -> Iterator[Path]:
+        """The folder of an engine, while it is needed."""
         key = self._key(backend, precision, shape)
         found = self._find(key)
         if found is not None:
-            yield found, False
+            yield found
             return
-        if not may_build:
-            raise BuildError(f"nothing is compiled for {shape}")
         if reason := BACKENDS[backend].missing_to_build(self._origin.device):
             raise BuildError(reason)
         with tempfile.TemporaryDirectory(prefix="depthforge_engine_") as temporary:
             yield self._built(key, backend, precision, shape, Path(temporary))
 
-    def _built(
-        self, key: Key, backend: str, precision: str, shape: Shape, temporary: Path
-    ) -> tuple[Path, bool]:
+    def _built(self, key: Key, backend: str, precision: str, shape: Shape, temporary: Path) -> Path:
         """Build into `temporary` and store that in the cache, where the cache can be used."""
         what = f"building {backend} {precision} for {shape}"
         with contextlib.ExitStack() as stack:
@@ -104,7 +98,7 @@ class Compiler:
                 stack.enter_context(self._cache.lock(key, self._wanted))
                 locked = True
             if locked and (found := self._find(key)) is not None:
-                return found, False  # the other process did
+                return found  # the other process built it
             self._journal.proceed(what)
             job = Job(
                 variant=self._origin.variant,
@@ -120,8 +114,8 @@ class Compiler:
             self._build(job, lambda text: self._journal.proceed(f"{what}: {text}"), self._wanted)
             if locked:
                 with self._cache_at_will():
-                    return self._cache.store(key, temporary), True
-            return temporary, True
+                    return self._cache.store(key, temporary)
+            return temporary
 
     def _find(self, key: Key) -> Path | None:
         with self._cache_at_will():

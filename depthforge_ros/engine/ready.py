@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -76,7 +76,8 @@ def ready_engine(
         reference = EagerEngine(network, device)
         origin = Origin(request.variant, request.checkpoint, device)
         compiler = Compiler(network, origin, request.cache, journal, wanted, build)
-        for backend, precision in candidates(request, device):
+        backends = preferred_backends(request.backend, device)
+        for backend, precision in candidates(backends, request.precision, device):
             if not wanted():
                 raise GivenUpError
             try:
@@ -98,13 +99,23 @@ def ready_engine(
         journal.proceed("")
 
 
-def candidates(request: Request, device: torch.device) -> list[tuple[str, str]]:
+def preferred_backends(backend: str, device: torch.device) -> tuple[str, ...]:
+    """What AUTO stands for on a device, the fastest first; a backend that was named stays alone.
+
+    On a CPU that is eager, which is tuned for it and as fast as what takes minutes to compile
+    (docs/performance.md).
+    """
+    if backend != AUTO:
+        return (backend,)
+    return (*BACKENDS, EAGER) if device.type == "cuda" else (EAGER,)
+
+
+def candidates(
+    backends: Sequence[str], precision: str, device: torch.device
+) -> list[tuple[str, str]]:
     """Backend and precision of everything to try before eager fp32, the fastest first."""
-    backends = [*BACKENDS, EAGER] if request.backend == AUTO else [request.backend]
-    precisions = (
-        [*fast_precisions(device), "fp32"] if request.precision == AUTO else [request.precision]
-    )
-    # Half the digits gain more than a compiler does, as measured on a CPU (docs/performance.md).
+    precisions = [*fast_precisions(device), "fp32"] if precision == AUTO else [precision]
+    # Half the digits gain more than a compiler does.
     pairs = [(backend, precision) for precision in precisions for backend in backends]
     return [pair for pair in pairs if pair != (EAGER, "fp32")]
 
@@ -151,10 +162,10 @@ def _compiled(
     journal: Journal,
 ) -> CompiledEngine:
     """Programs for every shape that is wanted, or was compiled before."""
-    device, named = reference.device, request.backend != AUTO
+    device = reference.device
     missing = BACKENDS[backend].missing(device)
-    # On a CPU nobody who did not ask for a compiler shall wait for one.
-    may_build = named or (device.type == "cuda" and not BACKENDS[backend].missing_to_build(device))
+    if missing and request.backend == AUTO:
+        raise _PassedOverError
     shapes = request.shapes or compiler.cached_shapes(backend, precision)
     if not missing and not shapes:
         missing = (
@@ -162,22 +173,15 @@ def _compiled(
             "`depthforge compile`"
         )
     if missing:
-        if named:
-            raise BuildError(missing)
-        raise _PassedOverError
-    cached = () if may_build else compiler.cached_shapes(backend, precision)
+        raise BuildError(missing)
     programs = {}
     for shape in sorted(shapes):
-        if not may_build and shape not in cached:
-            continue
         try:
-            programs[shape] = compiler.load(backend, precision, shape, may_build=may_build)
+            programs[shape] = compiler.load(backend, precision, shape)
         except Exception as error:
             if not (programs and is_out_of_memory(error)):
                 raise
             journal.note("memory", f"{device} has no memory for {backend} at {shape}")
-    if not programs:
-        raise _PassedOverError
     return CompiledEngine(backend, precision, programs, reference, journal)
 
 

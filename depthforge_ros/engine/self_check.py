@@ -31,7 +31,7 @@ MARGIN = 0.05
 LEAST_DECIDED = 0.01
 """Below this share of decided pixels, labels say nothing."""
 MOST_DEPTH_ERROR = 0.01
-MOST_SCORE_ERROR = 0.10
+MOST_SCORE_ERROR = 0.15
 SCORE_FLOOR = 0.01
 """Added to a class's mean score: a class that is nowhere must not fail for a rounding."""
 DEPTH_FLOOR = 1e-3

@@ -20,6 +20,7 @@ from depthforge_ros.engine.eager import EagerEngine
 from depthforge_ros.engine.guard import is_device_lost
 from depthforge_ros.engine.identity import driver_major
 from depthforge_ros.engine.journal import Journal
+from depthforge_ros.engine.precision import AUTO
 from depthforge_ros.engine.ready import Request, candidates
 from depthforge_ros.engine.self_check import Verdict, check, street_images
 from depthforge_ros.engine.shape import Shape
@@ -65,7 +66,8 @@ def trials(request: Request, journal: Journal, wanted: Callable[[], bool]) -> It
     reference = EagerEngine(network, device)
     origin = Origin(request.variant, request.checkpoint, device)
     compiler = Compiler(network, origin, request.cache, journal, wanted)
-    for backend, precision in candidates(request, device):
+    backends = (*BACKENDS, EAGER) if request.backend == AUTO else (request.backend,)
+    for backend, precision in candidates(backends, request.precision, device):
         name = f"{backend} {precision}"
         if backend != EAGER and (reason := BACKENDS[backend].missing_to_build(device)):
             yield Trial(name, reason=reason)
@@ -77,8 +79,7 @@ def trials(request: Request, journal: Journal, wanted: Callable[[], bool]) -> It
                 engine = EagerEngine(network, device, precision)
             else:
                 programs = {
-                    shape: compiler.load(backend, precision, shape, may_build=True)
-                    for shape in request.shapes
+                    shape: compiler.load(backend, precision, shape) for shape in request.shapes
                 }
                 engine = CompiledEngine(backend, precision, programs, reference, journal)
             ready_s = time.monotonic() - begun

@@ -102,8 +102,8 @@ class Parameters:
         "auto",
         Effect.CONFIGURE,
         "What runs the network: eager: PyTorch; inductor: compiled by PyTorch; tensorrt: compiled "
-        "by NVIDIA's; auto: the fastest that is here and agrees with eager, without compiling on a "
-        "CPU.",
+        "by NVIDIA's; auto: the fastest that is here and agrees with eager fp32, which on a CPU is "
+        "eager.",
         choices=("auto", "eager", "inductor", "tensorrt"),
     )
     precision: str = _parameter(
