@@ -5,7 +5,7 @@
     python docs/generalisation.py --seeds 3
 
 Encoders and method see clear streets alone. Every model is then measured on the same held-out
-streets under every condition. What is finished is kept in runs/generalisation, and a run that was
+streets under every condition. What is finished is kept below runs/, and a run that was
 stopped goes on.
 """
 

@@ -278,6 +278,13 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         segmented(tmp_path / "strange"),
     ):
         pass
+    begun = tmp_path / "begun.partial"
+    begun.mkdir()
+    (begun / "job.json.new").write_text('{"topics": ["/te')  # killed while it wrote that
+    with segmented(tmp_path / "begun") as bag:
+        fill(bag, TEXTS)
+        bag.finish()
+    assert read_bag(tmp_path / "begun") == TEXTS
 
 
 def test_two_writers_do_not_meet(tmp_path: Path) -> None:

@@ -203,13 +203,14 @@ class SegmentedBag:
 
     def _take_over(self) -> None:
         """Check that the job of OUT.partial is ours, and count what it has."""
-        job_file = self.partial / "job.json"
+        job_file, fresh = self.partial / "job.json", self.partial / "job.json.new"
         if job_file.exists():
             self._compare(json.loads(job_file.read_text("utf-8")))
-        elif unknown := sorted(p.name for p in self.partial.iterdir() if p.name != "lock"):
+        elif unknown := sorted(
+            {path.name for path in self.partial.iterdir()} - {"lock", fresh.name}
+        ):  # a run that was killed as it began leaves those two
             raise BagError(f"{self.partial} holds {', '.join(unknown)} but no job; remove it")
         else:
-            fresh = self.partial / "job.json.new"
             fresh.write_text(json.dumps(self._job, indent=1), "utf-8")
             _sync(fresh)
             fresh.rename(job_file)
