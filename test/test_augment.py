@@ -90,6 +90,20 @@ def test_no_crop_has_more_of_one_class_than_allowed_where_that_can_be(seed):
     assert (augment(plain, np.random.default_rng(seed), settings).labels == 0).all()
 
 
+@pytest.mark.parametrize(("rare", "least", "most"), [(0.0, 0.0, 0.2), (1.0, 0.4, 0.7)])
+def test_rare_crops_hold_every_class_of_the_image_about_as_often(rare, least, most):
+    settings = dataclasses.replace(GEOMETRY, scale=(1.0, 1.0), max_class_share=1.0, rare=rare)
+    crops = [augment(one_corner(), np.random.default_rng(n), settings) for n in range(100)]
+    assert {crop.labels.shape for crop in crops} == {(64, 64)}
+    assert least <= np.mean([(crop.labels == 13).any() for crop in crops]) <= most
+
+
+def test_a_rare_crop_of_an_unlabelled_image_is_any_crop():
+    unlabelled = dataclasses.replace(one_corner(), labels=np.full((320, 640), 255, np.uint8))
+    settings = dataclasses.replace(GEOMETRY, rare=1.0)
+    assert (augment(unlabelled, np.random.default_rng(0), settings).labels == 255).all()
+
+
 def test_mixed_corners_are_those_that_counting_finds():
     rng = np.random.default_rng(1)
     labels = np.kron(rng.choice([0, 0, 0, 2, 255], (6, 9)), np.ones((20, 20))).astype(np.uint8)

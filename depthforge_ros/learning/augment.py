@@ -28,14 +28,17 @@ class AugmentSettings:
     crop: side of the square, pixels. short_side_px: the image is first brought to this short side
     (None: as it is), then scaled by a factor from `scale`, log-uniform. max_class_share: of the
     labelled pixels of a crop; where ten random crops have more of one class, one is drawn from all
-    that have not, if there are any. flip, photometric, adverse: probabilities; adverse is what
-    night and weather do to a sensor (darkness, colour casts, noise, haze, blur).
+    that have not, if there are any. rare, flip, photometric, adverse: probabilities; rare is that a
+    crop is laid over a pixel of a class drawn evenly from those in the image, so that bicycles are
+    met as often as road; adverse is what night and weather do to a sensor (darkness, colour casts,
+    noise, haze, blur).
     """
 
     crop: int
     short_side_px: int | None = None
     scale: tuple[float, float] = (0.5, 2.0)
     max_class_share: float = 0.75
+    rare: float = 0.0
     flip: float = 0.5
     photometric: float = 1.0
     adverse: float = 0.0
@@ -45,7 +48,7 @@ class AugmentSettings:
             raise ValueError(f"crop is {self.crop}; wanted a multiple of 32")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is {self.scale}; wanted two rising positive numbers")
-        for name in ("max_class_share", "flip", "photometric", "adverse"):
+        for name in ("max_class_share", "rare", "flip", "photometric", "adverse"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted 0..1")
 
@@ -104,6 +107,9 @@ def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings
             else np.pad(depth, ((0, down), (0, right)), constant_values=np.nan),
         )
         height, width = sample.labels.shape
+    if rng.random() < settings.rare:
+        top, left = _corner_over_a_class(sample.labels, size, rng)
+        return _mapped(sample, lambda image: image[top : top + size, left : left + size])
     for _ in range(CROP_TRIES):
         top = int(rng.integers(0, height - size + 1))
         left = int(rng.integers(0, width - size + 1))
@@ -116,6 +122,21 @@ def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings
         if len(mixed):
             top, left = mixed[rng.integers(len(mixed))].tolist()
     return _mapped(sample, lambda image: image[top : top + size, left : left + size])
+
+
+def _corner_over_a_class(
+    labels: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Corner (y, x) of a random crop that holds some pixel of a class drawn evenly from those in
+    labels [H, W]; of any crop where nothing is labelled.
+    """
+    classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:UNLABELLED])
+    wanted = labels == rng.choice(classes) if len(classes) else np.ones(labels.shape, bool)
+    y, x = divmod(int(rng.choice(np.flatnonzero(wanted))), labels.shape[1])
+    lowest = (max(0, y - size + 1), max(0, x - size + 1))
+    highest = (min(y, labels.shape[0] - size), min(x, labels.shape[1] - size))
+    top, left = rng.integers(lowest, np.array(highest) + 1).tolist()
+    return top, left
 
 
 def mixed_corners(labels: np.ndarray, size: int, max_class_share: float) -> np.ndarray:
