@@ -8,7 +8,6 @@ chosen, so that `depthforge --help` answers without loading torch or rclpy.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from textwrap import dedent, indent
 from typing import NamedTuple, Protocol
 
 from depthforge_ros import __version__
+from depthforge_ros.process import calm_idle_threads
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what a shell gives for SIGINT
@@ -123,9 +123,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code. Bad input is told in short on stderr, with exit code 2."""
-    # Before PyTorch comes: its threads spin while they wait, and on a machine that does something
-    # else besides, each wait then costs a slice of the scheduler's time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    calm_idle_threads()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = ArgumentParser(prog="depthforge", description="DepthForge on ROS 2, offline tools.")
     parser.add_argument("--version", action="version", version=f"depthforge {__version__}")

@@ -8,7 +8,6 @@ heartbeat reports once a second, also while configure reads weights.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -32,6 +31,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from depthforge_ros.process import calm_idle_threads, keep_freed_memory
 from depthforge_ros.ros.camera_diagnostics import Source, statuses
 from depthforge_ros.ros.camera_names import topic_of
 from depthforge_ros.ros.diagnostics import Situation, Statistics
@@ -52,8 +52,6 @@ TICKS = 4  # to a report: one a second
 JOIN_TIMEOUT_S = 5.0
 LOADING_TIMEOUT_S = 1.0
 SPIN_TIMEOUT_S = 0.1
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 INPUTS: dict[str, tuple[type, str]] = {
     "raw": (Image, "image"),
@@ -353,23 +351,13 @@ class _RosLog(logging.Handler):
             self._logger.info(record.getMessage())
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc reuse the memory of images: the page faults of getting it anew outweigh a copy."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that every glibc takes; above 4K rgb8
-        mallopt(M_TRIM_THRESHOLD, 512 << 20)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or a shutdown of the context; exit status 0 then.
 
     2 where a parameter's start value is not allowed, with one line that says which.
     """
-    # PyTorch's idle threads spin by default. Beside a camera driver and a planner they take the
-    # very cores that the thread they wait for needs. It counts once PyTorch is imported, later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _keep_freed_memory()
+    calm_idle_threads()
+    keep_freed_memory()
     # Handlers of our own: rclpy's end the context under running callbacks, and Python's raises
     # KeyboardInterrupt into whatever line is running.
     signals: list[int] = []
