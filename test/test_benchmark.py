@@ -60,10 +60,14 @@ def test_every_image_is_accounted_for(tmp_path: Path, transport: str) -> None:
 def test_two_settings_are_measured_in_turn_and_compared(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     options = ("--size", "64x48", "--rate", "10", "--seconds", "1", "--memory-every", "1")
-    done = benchmark(*options, "--cameras", "2", "--vs", "cameras=1", "--pairs", "1", "--json", out)
+    options += ("--cameras", "2", "--set", "short_side_px=64,max_rate_hz=50")
+    options += ("--vs", "cameras=1,short_side_px=96", "--pairs", "1")
+    done = benchmark(*options, "--json", out)
     assert done.returncode == 0, done.stderr
     two, one = json.loads(out.read_text("utf-8"))
     assert (two["setting"]["cameras"], one["setting"]["cameras"]) == (2, 1)
+    set_of = [figures["setting"]["parameters"] for figures in (two, one)]
+    assert set_of == [{"short_side_px": px, "max_rate_hz": 50.0} for px in (64, 96)]
     assert (two["result"]["sent"], one["result"]["sent"]) == (20, 10)
     for figures in (two, one):
         result = figures["result"]
@@ -73,7 +77,8 @@ def test_two_settings_are_measured_in_turn_and_compared(tmp_path: Path) -> None:
     assert all(count >= 1 for count in two["result"]["received_each"])
     rates = [f["result"]["received"] / f["result"]["sent_s"] for f in (two, one)]
     ratio = f"{rates[0] / rates[1]:.3f}"
-    assert f"over cameras=1, median of 1 pairs: masks/s {ratio} ({ratio} to {ratio})" in done.stdout
+    line = f"over cameras=1,short_side_px=96, median of 1 pairs: masks/s {ratio} ({ratio} to"
+    assert line in done.stdout
 
 
 def test_a_short_soak_of_the_network_finds_no_wrong_stamp_and_no_growth(tmp_path: Path) -> None:
@@ -133,6 +138,9 @@ def test_a_node_that_cannot_work_is_one_line() -> None:
         (["--cameras", "0"], "--cameras is 0; wanted 1..16"),
         (["--vs", "cameras=17"], "--cameras is 17; wanted 1..16"),
         (["--vs", "camera=2"], "--vs has 'camera=2'; wanted NAME=VALUE of cameras, size"),
+        (["--vs", "short_side_px=small"], "--vs has 'short_side_px=small'; short_side_px is a int"),
+        (["--set", "short_side=256"], "--set has 'short_side=256'; wanted NAME=VALUE of a param"),
+        (["--set", "full_size=1"], "--set has 'full_size=1'; full_size is"),
         (["--vs", "rate=fast"], "--vs has 'rate=fast', which is no number"),
         (["--vs", "transport=tcp"], "transport is 'tcp'; wanted profile or default"),
         (["--vs", "cameras=2", "--pairs", "0"], "--pairs is 0; wanted at least 1"),

@@ -16,6 +16,7 @@ import json
 import math
 import sys
 import tempfile
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from depthforge_ros.benchmark import network
 from depthforge_ros.benchmark.topics import Result, Setting, measure, processor
 from depthforge_ros.frame import MAX_ASPECT, MIN_SIDE_PX
 from depthforge_ros.ros.messages import MAX_PIXELS
+from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.ros.processes import interruptible
 
 TRANSPORTS = ("profile", "default")
@@ -38,7 +40,14 @@ COMPARABLE: dict[str, Callable[[str], Any]] = {
     "device": str,
     "transport": str,
 }
-"""Arguments that --vs can change."""
+"""Arguments that --vs can change, besides the node's parameters."""
+SETTABLE: dict[type, Callable[[str], Any]] = {
+    bool: lambda text: {"true": True, "false": False}[text],
+    int: int,
+    float: float,
+    str: str,
+}
+"""How --set reads a parameter of the type."""
 MOST_CAMERAS = 16
 MAX_GROWTH_MIB_PER_HOUR = 10.0
 """More than that in a soak is a leak: a day of it would be a quarter of a GiB."""
@@ -66,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vs",
         metavar="NAME=VALUE,...",
-        help="run in turn with the same but for these: " + ", ".join(COMPARABLE),
+        help="run in turn with the same but for these: parameters or " + ", ".join(COMPARABLE),
     )
     parser.add_argument("--pairs", type=int, default=3, help="how often, with --vs")
 
@@ -86,6 +95,12 @@ def _add_arguments(
         help="weights; instant: no network; empty: those that ship with the variant",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--set",
+        default="",
+        metavar="NAME=VALUE,...",
+        help="other parameters of the node, such as short_side_px=256",
+    )
     parser.add_argument(
         "--transport",
         choices=TRANSPORTS,
@@ -144,12 +159,28 @@ def changed(args: argparse.Namespace, changes: str) -> argparse.Namespace:
     for change in changes.split(","):
         name, _, value = change.partition("=")
         if name not in COMPARABLE:
-            raise ValueError(f"--vs has {change!r}; wanted NAME=VALUE of {', '.join(COMPARABLE)}")
+            parameter(change, "--vs", f" of {', '.join(COMPARABLE)} or a parameter")
+            other.set = ",".join(filter(None, (other.set, change)))
+            continue
         try:
             setattr(other, name, COMPARABLE[name](value))
         except ValueError:
             raise ValueError(f"--vs has {change!r}, which is no number") from None
     return other
+
+
+def parameter(text: str, option: str = "--set", of: str = " of a parameter") -> tuple[str, Any]:
+    """Name and value of `NAME=VALUE`. Raises ValueError where the node has no such parameter, or
+    none of the type; of what is in range the node judges.
+    """
+    name, _, value = text.partition("=")
+    kind = typing.get_type_hints(Parameters).get(name)
+    if kind not in SETTABLE:
+        raise ValueError(f"{option} has {text!r}; wanted NAME=VALUE{of}")
+    try:
+        return name, SETTABLE[kind](value)
+    except (KeyError, ValueError):
+        raise ValueError(f"{option} has {text!r}; {name} is a {kind.__name__}") from None
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
@@ -177,6 +208,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
         profile=args.transport == "profile",
         memory_every_s=args.memory_every,
         domain_id=args.domain_id,
+        parameters=dict(map(parameter, filter(None, args.set.split(",")))),
     )
 
 
@@ -207,7 +239,9 @@ def text(setting: Setting, result: Result) -> str:
         f"{cameras}{setting.width}x{setting.height} rgb8 at {setting.rate_hz:g} Hz for "
         f"{setting.seconds:g} s, variant {setting.variant}, "
         f"checkpoint {setting.checkpoint or 'shipped'}, "
-        f"transport {'profile' if setting.profile else 'default'}, masks only, {processor()}",
+        f"transport {'profile' if setting.profile else 'default'}, masks only, "
+        + "".join(f"{name} {value}, " for name, value in setting.parameters.items())
+        + processor(),
         f"images sent {result.sent} in {result.sent_s:.1f} s, at most "
         f"{result.camera_late_ms:.1f} ms late; reached the node {result.frames_in} "
         f"({result.frames_in / result.sent:.1%}), masks received {result.received} "

@@ -11,7 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ SLOPE_SPAN_S = 30.0  # a node that has just begun grows, and an hour's worth of 
 @dataclass(frozen=True)
 class Setting:
     """What is measured. cameras: how many share the node, each at the rate. profile: whether the
-    shipped Fast DDS profile is used.
+    shipped Fast DDS profile is used. parameters: others of the node.
     """
 
     width: int
@@ -50,6 +50,7 @@ class Setting:
     memory_every_s: float
     domain_id: int | None
     cameras: int = 1
+    parameters: Mapping[str, str | float] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -129,6 +130,7 @@ def measure(setting: Setting, folder: Path) -> Result:
         "checkpoint": setting.checkpoint,
         "device": setting.device,
         **({"cameras": setting.names} if setting.names else {}),
+        **setting.parameters,
     }
     camera = [sys.executable, "-m", "depthforge_ros.ros.camera"]
     camera += [word for topic in setting.topics for word in ("--topic", topic)]

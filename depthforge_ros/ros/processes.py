@@ -137,11 +137,14 @@ def process(name: str, command: list[str], env: Mapping[str, str], log: Path) ->
         running.end()
 
 
-def node_command(parameters: Mapping[str, str | list[str]], remaps: Mapping[str, str]) -> list[str]:
+def node_command(
+    parameters: Mapping[str, str | float | list[str]], remaps: Mapping[str, str]
+) -> list[str]:
     """The command line of the node depthforge with parameters and remapped topics."""
     command = [sys.executable, "-m", "depthforge_ros.ros.node", "--ros-args"]
     for name, value in parameters.items():
-        command += ["-p", f"{name}:={value}" if isinstance(value, list) else f"{name}:='{value}'"]
+        text = f"'{value}'" if isinstance(value, str) else str(value)
+        command += ["-p", f"{name}:={text}"]
     for name, topic in remaps.items():
         command += ["-r", f"{name}:={topic}"]
     return command
