@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthforge_ros.network.deploy.encoders import DeployedBlock
+from depthforge_ros.network.deploy.encoders import DeployedBlock, FeedForward
 from depthforge_ros.network.deploy.layers import Conv, Linear, TransposedConv
 from depthforge_ros.network.deploy.network import Folded
 from depthforge_ros.network.deploy.pixel_decoder import DeployedAttention
@@ -53,6 +53,8 @@ def tune(folded: Folded) -> Folded:
             module.weight = module.weight.contiguous(memory_format=torch.channels_last)
         elif isinstance(module, DeployedBlock) and module.qkv.dtype == torch.bfloat16:
             module.mix = attend_by_heads
+        elif isinstance(module, FeedForward):
+            module.enter_gelu = multiply_gelu
     return folded
 
 
@@ -70,6 +72,14 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.linear with a weight that is laid out."""
     # Strided rows would take oneDNN's reference kernel, which is a thousand times slower.
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+
+
+def multiply_gelu(enter: Linear, x: Tensor) -> Tensor:
+    """F.gelu(enter(x)), the GELU in the product's registers: in bf16 it is rounded once."""
+    if enter.multiply is not multiply:
+        return F.gelu(enter(x))
+    x = x.to(enter.dtype).contiguous()
+    return torch.ops.mkldnn._linear_pointwise(x, enter.weight, enter.bias, "gelu", [], "none")
 
 
 def attend_by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

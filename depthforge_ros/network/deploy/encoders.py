@@ -42,6 +42,8 @@ class EncoderTables:
 class FeedForward(nn.Module):
     """MLP with a GELU, or gated by a SiLU, with a LayerNorm inside where EVA02 has one."""
 
+    enter_gelu: Callable[[Linear, Tensor], Tensor] = staticmethod(lambda enter, x: F.gelu(enter(x)))
+
     def __init__(self, enter: Linear, leave: Linear, *, gated: bool, norm: Norm | None) -> None:
         super().__init__()
         self.enter, self.leave, self.gated = enter, leave, gated
@@ -49,12 +51,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, C] -> [B, N, C]."""
-        x = self.enter(x)
         if self.gated:
-            gate, x = x.chunk(2, dim=-1)  # [B, N, hidden] each
+            gate, x = self.enter(x).chunk(2, dim=-1)  # [B, N, hidden] each
             x = F.silu(gate) * x
         else:
-            x = F.gelu(x)
+            x = self.enter_gelu(self.enter, x)
         return self.leave(x if self.norm is None else self.norm(x))
 
 
