@@ -23,7 +23,7 @@ from depthforge_ros.learning.checkpoints import ResumeError, load_state, remove_
 from depthforge_ros.learning.loop import WEIGHTS, NotFiniteError, decay_groups, one_cycle
 from depthforge_ros.learning.train import build_task
 from depthforge_ros.network.depthforge import ADAPTER_PARTS
-from depthforge_ros.network.weights import WeightsError, read_weights
+from depthforge_ros.network.weights import WeightsError, read_weights, save_weights
 from depthforge_ros.variant import load_variant
 
 
@@ -210,6 +210,21 @@ def test_weights_of_another_variant_are_refused_with_the_fields(tmp_path: Path) 
         build_task(dataclasses.replace(config, variant=str(wider)))
     with pytest.raises(WeightsError, match="missing visual"):
         build_task(dataclasses.replace(config, weights=()))
+
+
+def test_the_method_continues_from_an_adapter_that_is_given(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    task = build_task(config)
+    adapter = {k: v for k, v in task.network.state_dict().items() if k.startswith(task.exported())}
+    adapter["tokens.scale"] = torch.full_like(adapter["tokens.scale"], 0.25)
+    path = tmp_path / "adapter.safetensors"
+    save_weights(adapter, task.network.variant, path)
+    again = dataclasses.replace(config, weights=(*config.weights, path))
+    assert (build_task(again).network.tokens.scale == 0.25).all()
+    del adapter["tokens.scale"]
+    save_weights(adapter, task.network.variant, path)
+    with pytest.raises(WeightsError, match=r"missing tokens\.scale"):
+        build_task(again)
 
 
 def test_a_state_from_before_a_setting_existed_is_continued(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from depthforge_ros.learning.loop import NotFiniteError, Run
 from depthforge_ros.learning.pretrain import DepthTask, VisualTask
 from depthforge_ros.learning.street_cache import StreetCache
 from depthforge_ros.learning.tasks import MethodTask, Task
-from depthforge_ros.network.depthforge import FROZEN_PARTS, DepthForge
+from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS, DepthForge
 from depthforge_ros.network.weights import (
     WeightsError,
     load_weights,
@@ -123,7 +123,7 @@ def build_task(config: TrainConfig) -> Task:
     network = DepthForge(config.load_variant())
     if config.stage is Stage.METHOD:
         task: Task = MethodTask(network, config.losses, config.seed)
-        load_parts(network, config.weights, FROZEN_PARTS)
+        start_method(network, config.weights)
         switch_off(network, config.ablation)
         return task
     if config.stage is Stage.DEPTH:
@@ -148,6 +148,16 @@ def load_parts(network: DepthForge, paths: tuple[Path, ...], parts: tuple[str, .
     """
     named = nn.ModuleDict({part: getattr(network, part) for part in parts})
     load_weights(named, network.variant, paths)
+
+
+def start_method(network: DepthForge, paths: tuple[Path, ...]) -> None:
+    """Fill the frozen parts, and the adapter's too where one is given to continue from.
+
+    Raises WeightsError where the files together hold neither exactly.
+    """
+    names = {name.partition(".")[0] for path in paths for name in read_weights(path)[0]}
+    given = ADAPTER_PARTS if names & set(ADAPTER_PARTS) else ()
+    load_parts(network, paths, FROZEN_PARTS + given)
 
 
 def start_depth(network: DepthForge, paths: tuple[Path, ...]) -> None:
