@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / ROOT
 ORDER = (
     ("__init__",),
     ("frame",),
-    ("strict", "resources"),
+    ("strict", "resources", "process"),
     ("variant",),
     ("street", "ground", "occupancy", "condition", "transport"),
     ("network",),
@@ -31,7 +31,7 @@ ORDER = (
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
 WITHOUT_TORCH = {"__init__", "frame", "resources", "strict", "variant", "street", "ground", "cli"}
-WITHOUT_TORCH |= {"transport", "occupancy", "condition"}
+WITHOUT_TORCH |= {"transport", "occupancy", "condition", "process"}
 ROS_PACKAGES = {
     "ament_index_python",
     "builtin_interfaces",
