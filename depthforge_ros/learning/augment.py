@@ -107,7 +107,8 @@ def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings
             else np.pad(depth, ((0, down), (0, right)), constant_values=np.nan),
         )
         height, width = sample.labels.shape
-    if rng.random() < settings.rare:
+    # Nothing is drawn where nothing is asked for: runs begun without it see the same samples.
+    if settings.rare > 0 and rng.random() < settings.rare:
         top, left = _corner_over_a_class(sample.labels, size, rng)
         return _mapped(sample, lambda image: image[top : top + size, left : left + size])
     for _ in range(CROP_TRIES):
