@@ -17,11 +17,6 @@ from depthforge_ros.process import calm_idle_threads
     ],
 )
 def test_threads_are_calmed_unless_the_user_says_how(monkeypatch, before, after):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in before.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", dict(before))
     calm_idle_threads()
     assert (os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")) == after
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # monkeypatch forgets what was not there
-        os.environ.pop(name, None)

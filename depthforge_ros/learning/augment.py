@@ -106,23 +106,32 @@ def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings
             if depth is None
             else np.pad(depth, ((0, down), (0, right)), constant_values=np.nan),
         )
-        height, width = sample.labels.shape
     # Nothing is drawn where nothing is asked for: runs begun without it see the same samples.
     if settings.rare > 0 and rng.random() < settings.rare:
         top, left = _corner_over_a_class(sample.labels, size, rng)
-        return _mapped(sample, lambda image: image[top : top + size, left : left + size])
+    else:
+        top, left = _corner_of_a_mixture(sample.labels, size, settings.max_class_share, rng)
+    return _mapped(sample, lambda image: image[top : top + size, left : left + size])
+
+
+def _corner_of_a_mixture(
+    labels: np.ndarray, size: int, max_class_share: float, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Corner (y, x) of a random crop of labels [H, W] that no class fills beyond the share; of any
+    crop where there is none such.
+    """
+    height, width = labels.shape
     for _ in range(CROP_TRIES):
         top = int(rng.integers(0, height - size + 1))
         left = int(rng.integers(0, width - size + 1))
-        labels = sample.labels[top : top + size, left : left + size]
-        counts = np.bincount(labels.ravel(), minlength=256)[:UNLABELLED]
-        if counts.any() and counts.max() <= settings.max_class_share * counts.sum():
-            break
-    else:
-        mixed = mixed_corners(sample.labels, size, settings.max_class_share)
-        if len(mixed):
-            top, left = mixed[rng.integers(len(mixed))].tolist()
-    return _mapped(sample, lambda image: image[top : top + size, left : left + size])
+        inside = labels[top : top + size, left : left + size]
+        counts = np.bincount(inside.ravel(), minlength=256)[:UNLABELLED]
+        if counts.any() and counts.max() <= max_class_share * counts.sum():
+            return top, left
+    mixed = mixed_corners(labels, size, max_class_share)
+    if len(mixed):
+        top, left = mixed[rng.integers(len(mixed))].tolist()
+    return top, left
 
 
 def _corner_over_a_class(

@@ -41,6 +41,7 @@ from depthforge_ros.network.weights import (
     read_weights,
     save_weights,
 )
+from depthforge_ros.network.weights.files import open_weights
 
 FROZEN = "frozen.safetensors"
 """Written where the frozen encoders are not those of the configuration's files any more."""
@@ -155,8 +156,8 @@ def start_method(network: DepthForge, paths: tuple[Path, ...]) -> None:
 
     Raises WeightsError where the files together hold neither exactly.
     """
-    names = {name.partition(".")[0] for path in paths for name in read_weights(path)[0]}
-    given = ADAPTER_PARTS if names & set(ADAPTER_PARTS) else ()
+    parts = {name.partition(".")[0] for path in paths for name in open_weights(path).shapes}
+    given = ADAPTER_PARTS if parts & set(ADAPTER_PARTS) else ()
     load_parts(network, paths, FROZEN_PARTS + given)
 
 

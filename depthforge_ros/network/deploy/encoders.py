@@ -42,8 +42,6 @@ class EncoderTables:
 class FeedForward(nn.Module):
     """MLP with a GELU, or gated by a SiLU, with a LayerNorm inside where EVA02 has one."""
 
-    enter_gelu: Callable[[Linear, Tensor], Tensor] = staticmethod(lambda enter, x: F.gelu(enter(x)))
-
     def __init__(self, enter: Linear, leave: Linear, *, gated: bool, norm: Norm | None) -> None:
         super().__init__()
         self.enter, self.leave, self.gated = enter, leave, gated
@@ -55,8 +53,12 @@ class FeedForward(nn.Module):
             gate, x = self.enter(x).chunk(2, dim=-1)  # [B, N, hidden] each
             x = F.silu(gate) * x
         else:
-            x = self.enter_gelu(self.enter, x)
+            x = self.enter_gelu(x)
         return self.leave(x if self.norm is None else self.norm(x))
+
+    def enter_gelu(self, x: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, hidden], of an MLP that is not gated."""
+        return F.gelu(self.enter(x))
 
 
 class DeployedBlock(nn.Module):
