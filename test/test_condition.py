@@ -10,7 +10,8 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from depthforge_ros.condition import Condition, condition_of
-from depthforge_ros.ros.diagnostics import Situation, Statistics, status
+from depthforge_ros.ros.diagnostics import Situation, status
+from depthforge_ros.ros.health import Statistics
 from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
 

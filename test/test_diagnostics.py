@@ -9,8 +9,9 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from depthforge_ros.engine import INSTANT, UNTRAINED, Journal
-from depthforge_ros.ros.diagnostics import MEANINGLESS, Situation, Statistics, status
+from depthforge_ros.ros.diagnostics import MEANINGLESS, Situation, status
 from depthforge_ros.ros.engine_report import EngineReport
+from depthforge_ros.ros.health import Statistics
 from depthforge_ros.ros.label_info import ABSENT
 from depthforge_ros.ros.parameters import Parameters
 

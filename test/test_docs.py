@@ -16,9 +16,10 @@ from test_imports import ORDER
 
 from depthforge_ros.cli import VERBS
 from depthforge_ros.frame import DepthKind
-from depthforge_ros.ros import diagnostics, freshness
+from depthforge_ros.ros import freshness, health
+from depthforge_ros.ros.declarations import EFFECT_TEXTS, declarations
 from depthforge_ros.ros.messages import INPUT_ENCODINGS, BadImage
-from depthforge_ros.ros.parameters import EFFECT_TEXTS, OUTPUTS, declarations
+from depthforge_ros.ros.parameters import OUTPUTS
 from depthforge_ros.variant import load_variant, variant_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,8 +114,8 @@ def words_of(name):
 
 def test_every_cause_of_a_drop_is_explained():
     text = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    causes = {diagnostics.REPLACED, diagnostics.RATE_LIMIT, diagnostics.NO_LISTENER}
-    causes |= {diagnostics.INACTIVE, diagnostics.INFERENCE_ERROR}
+    causes = {health.REPLACED, health.RATE_LIMIT, health.NO_LISTENER}
+    causes |= {health.INACTIVE, health.INFERENCE_ERROR}
     causes |= {freshness.STALE, freshness.FUTURE, freshness.ZERO_STAMP, freshness.BACKWARDS}
     listed = re.search(r"Causes: ([a-z_,\s]+)\.", BadImage.__doc__)[1]
     causes |= {cause.strip() for cause in listed.split(",")}
@@ -125,7 +126,7 @@ def test_every_cause_of_a_drop_is_explained():
 def test_the_messages_that_are_explained_are_in_the_words_of_the_node():
     rows = table_rows((ROOT / "docs" / "operations.md").read_text("utf-8"), "message")
     assert len(rows) >= 14
-    known = words_of("diagnostics.py") | words_of("node.py")
+    known = words_of("diagnostics.py") | words_of("health.py") | words_of("node.py")
     for row in rows:
         for message in re.findall(r"`([^`]+)`", row[0]):
             assert set(re.findall(r"[a-z_]+", message)) <= known, message

@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depthforge_ros.pipeline import Pipeline
-from depthforge_ros.ros.diagnostics import Health, Statistics
+from depthforge_ros.ros.health import Health, Statistics
 from depthforge_ros.ros.inference import Inference, load_pipeline
 from depthforge_ros.ros.outputs import limited
 from depthforge_ros.ros.parameters import OUTPUTS, Parameters

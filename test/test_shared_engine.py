@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image
 
 from depthforge_ros.engine.output import CropOutput
 from depthforge_ros.pipeline import Pipeline
-from depthforge_ros.ros.diagnostics import Health, Statistics
+from depthforge_ros.ros.health import Health, Statistics
 from depthforge_ros.ros.inference import Inference
 from depthforge_ros.ros.parameters import Parameters
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from depthforge_ros.ros.camera_names import UNNAMED
-from depthforge_ros.ros.diagnostics import Health, Situation, status
+from depthforge_ros.ros.diagnostics import Situation, status
+from depthforge_ros.ros.health import Health
 from depthforge_ros.ros.parameters import Parameters
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from rclpy.lifecycle import LifecycleNode
 
 from depthforge_ros.frame import Prediction
-from depthforge_ros.ros import diagnostics
-from depthforge_ros.ros.diagnostics import Statistics
+from depthforge_ros.ros import health
+from depthforge_ros.ros.health import Statistics
 from depthforge_ros.ros.jobs import Job, Received
 from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.ros.schedule import ALONE, Handoff, Schedule
@@ -99,7 +99,7 @@ class Inference:
             stream.close_input()
         for schedule in (self._arrivals, self._schedule):
             for camera in schedule.clear() if schedule else ():
-                self.streams[camera].statistics.drop(diagnostics.INACTIVE)
+                self.streams[camera].statistics.drop(health.INACTIVE)
 
     def close(self, timeout_s: float) -> bool:
         """End the threads and destroy the publishers. Returns False where inference goes on."""
@@ -113,7 +113,7 @@ class Inference:
         self.close_input()  # what was converted or inferred meanwhile
         left = self._deliveries.left() if self._deliveries else None
         if left is not None:
-            left.job.stream.statistics.drop(diagnostics.INACTIVE)
+            left.job.stream.statistics.drop(health.INACTIVE)
         if not stopped:
             for stream in self.streams.values():
                 stream.statistics.abandon_work()
@@ -158,7 +158,7 @@ class Inference:
                 if self._deliveries is None:
                     _deliver(delivery)
                 elif not self._deliveries.put(delivery):
-                    job.stream.statistics.drop(diagnostics.INACTIVE)
+                    job.stream.statistics.drop(health.INACTIVE)
                 accounts[job.stream].close()  # the others are still worked on
 
     def _convert(self, arrived: list[Received]) -> None:
@@ -166,7 +166,7 @@ class Inference:
         for received in arrived:
             job = _prepared(received)
             if job is not None and self._schedule.put(job.stream.camera, job):
-                job.stream.statistics.drop(diagnostics.REPLACED)
+                job.stream.statistics.drop(health.REPLACED)
 
     def _deliver(self, delivery: Delivery) -> None:
         with delivery.job.stream.statistics.working():

@@ -34,11 +34,13 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from depthforge_ros.process import calm_idle_threads, keep_freed_memory
 from depthforge_ros.ros.camera_diagnostics import Source, statuses
 from depthforge_ros.ros.camera_names import topic_of
-from depthforge_ros.ros.diagnostics import Situation, Statistics
+from depthforge_ros.ros.declarations import changed, declarations
+from depthforge_ros.ros.diagnostics import Situation
 from depthforge_ros.ros.engine_report import EngineReport
+from depthforge_ros.ros.health import Statistics
 from depthforge_ros.ros.inference import Inference, load_pipeline
 from depthforge_ros.ros.listeners import Acknowledgements
-from depthforge_ros.ros.parameters import Parameters, changed, declarations
+from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.ros.stream import Stream
 from depthforge_ros.ros.worker import LOADING_THREAD, AbandonedError, run_abandonable
 

@@ -19,9 +19,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from depthforge_ros.condition import condition_of
 from depthforge_ros.frame import DepthKind, Frame, Prediction
 from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
-from depthforge_ros.ros import diagnostics
-from depthforge_ros.ros.diagnostics import Statistics
+from depthforge_ros.ros import health
 from depthforge_ros.ros.freshness import Freshness, Refusal, judge_age, served_age_s
+from depthforge_ros.ros.health import Statistics
 from depthforge_ros.ros.jobs import Job, Received
 from depthforge_ros.ros.messages import (
     BadImage,
@@ -121,9 +121,9 @@ class Stream:
         if refusal is not None:
             self._refuse(refusal)
         elif not self._rate_limit.passes(arrival_ns, values.max_rate_hz):
-            self.statistics.drop(diagnostics.RATE_LIMIT)
+            self.statistics.drop(health.RATE_LIMIT)
         elif self._leave(Received(self, message, arrival_ns, self._openings)):
-            self.statistics.drop(diagnostics.REPLACED)
+            self.statistics.drop(health.REPLACED)
 
     def receive_camera_info(self, message: CameraInfo) -> None:
         """Keep it for the frames that it describes."""
@@ -138,7 +138,7 @@ class Stream:
         wanted = self.outputs.wanted() & values.allowed_outputs()
         if not wanted:
             self.statistics.explain({})
-            self.statistics.drop(diagnostics.NO_LISTENER)
+            self.statistics.drop(health.NO_LISTENER)
             return None
         if self.too_old(received):
             return None
@@ -169,15 +169,15 @@ class Stream:
         messages = self.outputs.for_planners(wanted, header, seen, info, metres.depth_m)
         messages |= self._spatial_messages(job, seen, metres)
         withheld = self._withheld(wanted, messages, frame, info, metres)
-        self.statistics.stage(diagnostics.PUBLISHING)
+        self.statistics.stage(health.PUBLISHING)
         if not self._publish(messages, received, withheld, metres.residual):
-            self.statistics.drop(diagnostics.INACTIVE)
+            self.statistics.drop(health.INACTIVE)
             return
         latency_ns = time.monotonic_ns() - received.arrival_ns
         now_ns = self._clock_ns()
         age_ns = now_ns - stamp_ns(header) if now_ns else None
         self.statistics.frame_out(latency_ns, age_ns, frame.width, frame.height)
-        self.statistics.stage(diagnostics.DRAWING)
+        self.statistics.stage(health.DRAWING)
         self.statistics.look(condition_of(frame.rgb, seen.confidence))
         self._draw(wanted, received, frame, seen, values.overlay_opacity)
 
@@ -300,7 +300,7 @@ class Stream:
             self._refuse(Refusal(error.cause, str(error)))
             return
         text = f"{type(error).__name__}: {error}"
-        self.statistics.drop(diagnostics.INFERENCE_ERROR, text)
+        self.statistics.drop(health.INFERENCE_ERROR, text)
         trace = "".join(traceback.format_exception(error))
         self._logger.error(
             f"inference failed, frame dropped: {text}\n{trace}", throttle_duration_sec=LOG_PERIOD_S
