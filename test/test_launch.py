@@ -273,7 +273,9 @@ def test_launched_with_several_cameras(launched) -> None:
     with Bench(domain) as bench:
         heard = {c: bench.hear(f"{c}/semantic") for c in ("front", "left")}
         bench.image = bench.node.create_publisher(Image, "/left/raw", SENSOR)
-        message = image_message(1)
+        bench.wait_for("state", "active")
+        bench.spin_until(lambda: bench.image.get_subscription_count() > 0)
+        message = image_message(1)  # stamped only now: a second later it would be stale
         message.header.stamp = bench.node.get_clock().now().to_msg()
         assert bench.exchange(message, heard["left"], 60).header == message.header
         assert heard["front"] == []
