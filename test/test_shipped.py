@@ -28,14 +28,12 @@ def test_nano_ships_in_at_most_32_mib() -> None:
 
 
 @pytest.mark.parametrize("condition", ["clear", "night", "snow"])
-def test_nano_sees_streets_it_was_not_trained_on(pipeline: Pipeline, condition: str) -> None:
-    right, off = [], []
-    for seed in HELD_OUT_SEEDS[:2]:
-        frame = StreetDrive(seed, condition, 512, 384, frames=1)[0]
-        seen = pipeline(Frame(frame.rgb, focal_px=float(frame.intrinsics[0, 0])))
-        right.append((seen.labels == frame.labels).mean())
-        assert seen.depth is not None
-        near = np.isfinite(frame.depth_m) & (frame.depth_m < 40) & np.isfinite(seen.depth)
-        off.append(np.median(np.abs(np.log(seen.depth[near] / frame.depth_m[near]))))
-    assert np.mean(right) > 0.75  # the commonest class fills less than half
-    assert max(off) < 0.35
+def test_nano_sees_a_street_it_was_not_trained_on(pipeline: Pipeline, condition: str) -> None:
+    frame = StreetDrive(HELD_OUT_SEEDS[0], condition, 512, 384, frames=1)[0]
+    focal_px = float(frame.intrinsics[0, 0])
+    seen = pipeline(Frame(frame.rgb, focal_px=focal_px))
+    assert (seen.labels == frame.labels).mean() > 0.75  # the commonest class fills less than half
+    assert seen.depth is not None
+    near = np.isfinite(frame.depth_m) & (frame.depth_m < 40) & np.isfinite(seen.depth)
+    off = np.abs(np.log(seen.depth[near] / frame.depth_m[near]))
+    assert np.median(off) < 0.35
