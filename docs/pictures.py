@@ -6,8 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from depthforge_ros.demo.pictures import depth_picture, legend
+from depthforge_ros.demo.pictures import depth_picture
 from depthforge_ros.frame import DepthKind
+from depthforge_ros.legend import legend
 from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
 from depthforge_ros.variant import load_labels
 

@@ -60,7 +60,7 @@ PARAMETER_ARGUMENTS = {
 
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
-RVIZ_TOPICS = ("overlay", "semantic_color", "depth", "inverse_depth", "points")
+RVIZ_TOPICS = ("overlay", "semantic_color", "depth", "inverse_depth", "points", "legend")
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:

@@ -78,7 +78,7 @@ def test_the_topics_are_the_nodes():
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert documented - {"/diagnostics"} <= words
-    published = {*OUTPUTS, "labels", "label_info", "/diagnostics"}
+    published = {*OUTPUTS, "labels", "label_info", "legend", "/diagnostics"}
     assert documented == published
 
 

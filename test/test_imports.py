@@ -20,7 +20,7 @@ ORDER = (
     ("frame",),
     ("strict", "resources", "process"),
     ("variant",),
-    ("street", "ground", "occupancy", "condition", "transport"),
+    ("street", "ground", "occupancy", "condition", "legend", "transport"),
     ("network",),
     ("engine",),
     ("pipeline",),
@@ -31,7 +31,7 @@ ORDER = (
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
 WITHOUT_TORCH = {"__init__", "frame", "resources", "strict", "variant", "street", "ground", "cli"}
-WITHOUT_TORCH |= {"transport", "occupancy", "condition", "process"}
+WITHOUT_TORCH |= {"transport", "occupancy", "condition", "legend", "process"}
 ROS_PACKAGES = {
     "ament_index_python",
     "builtin_interfaces",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import rclpy
 import torch
 from dds import Listener, own_domain
 from engines import WAIT_S, HeldEngine
+from nav_msgs.msg import OccupancyGrid
 from nodes import HEIGHT, KEEP, WIDTH, camera_info_message, image_message, picture
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
@@ -30,7 +32,7 @@ from depthforge_ros.ros.points import POINT
 class Rig:
     """An active Inference in this process, and a listener in another context."""
 
-    def __init__(self, variant: str = "nano", **parameters: float) -> None:
+    def __init__(self, variant: str = "nano", **parameters: Any) -> None:
         domain = own_domain()
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
@@ -50,7 +52,7 @@ class Rig:
 
     def hear(self, name: str) -> list[Image]:
         """What comes on ~/NAME, once the publisher knows that somebody listens."""
-        kinds = {"camera_info": CameraInfo, "points": PointCloud2}
+        kinds = {"camera_info": CameraInfo, "points": PointCloud2, "drivable": OccupancyGrid}
         kind = kinds.get(name, Image)
         heard = self.listener.subscribe(kind, f"/depthforge/{name}", KEEP)
         self.listener.spin_until(lambda: name in self.stream.outputs.wanted())
@@ -393,6 +395,34 @@ def test_depth_beyond_the_range_is_infinite(rig: Rig, max_depth_m: float, road_m
     rig.listener.spin_until(lambda: len(heard) == 1)
     depth_m = np.frombuffer(heard[0].data, np.float32)
     assert set(depth_m) == {road_m, np.inf}
+
+
+def test_what_is_doubted_has_no_depth_and_no_point_but_stays_an_obstacle() -> None:
+    """The engine is nowhere wholly certain. Its road, 2 m away, is taken for an obstacle here."""
+    rig = Rig(camera_height_m=1.5, obstacle_classes="road", drivable_classes="terrain")
+    try:
+        rig.engine.permits.release(10)
+        rig.stream.receive_camera_info(camera_info_message())
+        heard = {name: rig.hear(name) for name in ("depth", "points", "drivable")}
+        seen = []
+        for index, threshold in enumerate((0.0, 0.1, 1.0), 1):
+            rig.values = dataclasses.replace(rig.values, depth_confidence_threshold=threshold)
+            rig.through(image_message(index))
+            rig.listener.spin_until(lambda i=index: all(len(h) == i for h in heard.values()))
+            depth_m = np.frombuffer(heard["depth"][-1].data, np.float32)
+            z_m = np.frombuffer(heard["points"][-1].data, POINT)["z"]
+            seen.append((depth_m, z_m, np.array(heard["drivable"][-1].data)))
+        for always, above_a_tenth in zip(*seen[:2], strict=True):
+            np.testing.assert_array_equal(always, above_a_tenth)
+        depth_m, z_m, cells = seen[0]
+        assert set(depth_m) == {2.0, np.inf}
+        assert np.isfinite(z_m).any()
+        assert (cells == 100).any()
+        assert np.isnan(seen[2][0]).all()
+        assert np.isnan(seen[2][1]).all()
+        np.testing.assert_array_equal(seen[2][2], cells)
+    finally:
+        rig.close()
 
 
 def test_unknown_depth_stays_unknown_beyond_every_range() -> None:

@@ -133,7 +133,9 @@ def test_rviz_shows_topics_that_there_are() -> None:
     shown = [display["Topic"]["Value"] for display in displays]
     assert shown[0] == "/image"
     names = [topic.removeprefix("/depthforge/") for topic in shown[1:]]
-    assert set(names) <= set(OUTPUTS)
+    assert set(names) <= {*OUTPUTS, "legend"}
+    latched = {d["Name"] for d in displays if d["Topic"]["Durability Policy"] != "Volatile"}
+    assert latched == {"Legend"}
     assert names == [entry.value for entry in assigned(SEGMENT, "RVIZ_TOPICS").elts]
     assert {d["Topic"]["Reliability Policy"] for d in displays[1:]} == {"Reliable"}
     assert displays[0]["Topic"]["Reliability Policy"] == "Best Effort"
@@ -151,21 +153,15 @@ def test_foxglove_shows_what_rviz_shows() -> None:
     content = json.loads((ROOT / "config" / "foxglove_layout.json").read_text("utf-8"))
     configs = content["configById"]
     assert sorted(panels(content["layout"])) == sorted(configs)
-    assert {name.partition("!")[0] for name in configs} == {
-        "Image",
-        "3D",
-        "DiagnosticSummary",
-        "RawMessages",
-    }
+    assert {name.partition("!")[0] for name in configs} == {"Image", "3D", "DiagnosticSummary"}
     shown = [c["imageMode"]["imageTopic"] for n, c in configs.items() if n.startswith("Image!")]
     shown += configs["3D!points"]["topics"]
     assert shown.pop(0) == "/image"
-    assert {topic.removeprefix("/depthforge/") for topic in shown} <= set(OUTPUTS)
+    assert {topic.removeprefix("/depthforge/") for topic in shown} <= {*OUTPUTS, "legend"}
     displays = yaml.safe_load((ROOT / "rviz" / "depthforge.rviz").read_text("utf-8"))
     in_rviz = displays["Visualization Manager"]["Displays"]
     enabled = {display["Topic"]["Value"] for display in in_rviz if display["Enabled"]}
     assert {"/image", *shown} == enabled
-    assert configs["RawMessages!labels"]["topicPath"] == "/depthforge/labels"
     assert configs["DiagnosticSummary!diagnostics"]["topicToRender"] == "/diagnostics"
 
 

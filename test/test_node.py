@@ -208,6 +208,8 @@ def test_live_parameters_act_at_the_next_frame(domain: int, bench: Bench, tmp_pa
     heard, color = bench.hear("semantic"), bench.hear("semantic_color")
     overlay = bench.hear("overlay")
     infos = bench.hear("camera_info", CameraInfo)
+    labels = bench.subscribe(String, "/depthforge/labels", LATCHED)
+    legends = bench.subscribe(Image, "/depthforge/legend", LATCHED)
     with running_node(domain, tmp_path, checkpoint="instant"):
         first = bench.exchange(image_message(0), heard)
         assert set(np.unique(pixels(first))) == {0, 10}  # road below, sky above
@@ -223,6 +225,19 @@ def test_live_parameters_act_at_the_next_frame(domain: int, bench: Bench, tmp_pa
         road = load_labels("cityscapes").classes[0].color
         assert tuple(pixels(overlay[-1])[-1, 0]) == road
 
+        # A class in another colour, in every picture and in what says so.
+        assert bench.set(palette="road=#0102fd").successful
+        bench.exchange(image_message(3), heard)
+        bench.spin_until(lambda: overlay[-1].header.stamp.sec == 1_700_000_003)
+        assert tuple(pixels(overlay[-1])[-1, 0]) == (1, 2, 253)
+        bench.spin_until(lambda: len(labels) >= 3 and len(legends) == len(labels))
+        assert json.loads(labels[-1].data)["classes"][0]["color"] == [1, 2, 253]
+        assert tuple(pixels(legends[-1])[10, 10]) == (1, 2, 253)
+        assert tuple(pixels(legends[0])[10, 10]) == road
+        refused = bench.set(palette="dragon=#000000")
+        assert not refused.successful
+        assert refused.reason.startswith("a colour is given for dragon; wanted some of road, sidew")
+
         # Twice the image, published at the size of the inference.
         assert bench.set(short_side_px=2 * HEIGHT).successful
         assert bench.set(full_size=False).successful
@@ -230,7 +245,7 @@ def test_live_parameters_act_at_the_next_frame(domain: int, bench: Bench, tmp_pa
         bench.spin_until(lambda: bench.camera_info.get_subscription_count() == 1)
         bench.send(info)
         bench.drain()
-        large = bench.exchange(image_message(3), heard)
+        large = bench.exchange(image_message(4), heard)
         assert (large.width, large.height) == (2 * WIDTH, 2 * HEIGHT)
         bench.spin_until(lambda: bool(infos))
         assert (infos[-1].width, infos[-1].height) == (2 * WIDTH, 2 * HEIGHT)
@@ -239,8 +254,8 @@ def test_live_parameters_act_at_the_next_frame(domain: int, bench: Bench, tmp_pa
 
         # Slower than the camera, on purpose.
         assert bench.set(max_rate_hz=0.1).successful
-        bench.exchange(image_message(4), heard)
-        bench.send(image_message(5))
+        bench.exchange(image_message(5), heard)
+        bench.send(image_message(6))
         bench.spin_until(lambda: int(bench.values().get("dropped: rate_limit", 0)) >= 1)
 
 

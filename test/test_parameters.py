@@ -37,6 +37,8 @@ OTHER_VALUES: dict[str, Any] = {
     "full_size": False,
     "outputs": "semantic, depth",
     "max_depth_m": 80.0,
+    "depth_confidence_threshold": 0.5,
+    "palette": "person=#ff0000, traffic light = #00FF80",
     "overlay_opacity": 0.25,
     "camera_height_m": 1.4,
     "base_frame": "base_link",
@@ -81,16 +83,14 @@ def test_the_parameter_file_says_when_each_one_acts() -> None:
 
 def test_every_parameter_is_read() -> None:
     """As an attribute, in a file other than the one that declares it or in what it offers."""
-    read = set()
+    read, readers = set(), ("pipeline_settings", "image_sizes", "colors")
     for path in (ROOT / "depthforge_ros" / "ros").glob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         if path.name == "parameters.py":
-            readers = [
-                n
-                for n in ast.walk(tree)
-                if isinstance(n, ast.FunctionDef) and n.name in ("pipeline_settings", "image_sizes")
+            own = [
+                n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name in readers
             ]
-            tree = ast.Module(readers, [])
+            tree = ast.Module(own, [])
         read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert set(FIELDS) - read == set()
 
@@ -145,6 +145,12 @@ def test_descriptors_carry_type_range_and_description() -> None:
         ({"camera_height_m": 0.05}, "camera_height_m is 0.05; wanted 0 or 0.1..10"),
         ({"outputs": "semantic,dept"}, "outputs is 'semantic,dept'; wanted all, or some of semant"),
         ({"outputs": " , "}, "outputs is ' , '; wanted all, or some of semantic, confidence"),
+        (
+            {"palette": "person=red"},
+            "palette is 'person=red'; wanted CLASS=#RRGGBB, like person",
+        ),
+        ({"palette": "person=#ff00000"}, "palette is 'person=#ff00000'; wanted CLASS=#RRGGBB"),
+        ({"depth_confidence_threshold": 1.5}, "depth_confidence_threshold is 1.5; wanted 0.0..1.0"),
         ({"max_rate_hz": -1.0}, "max_rate_hz is -1.0; wanted 0.0..1000.0"),
         ({"full_size": False, "overlay_opacity": 2.0}, "overlay_opacity is 2.0; wanted 0.0..1.0"),
     ],
@@ -157,6 +163,12 @@ def test_a_wrong_value_is_refused_with_a_reason_and_changes_nothing(
     assert after is current
     assert not answer.successful
     assert answer.reason.startswith(reason)
+
+
+def test_a_palette_names_classes_and_their_colours() -> None:
+    values = Parameters(palette="person=#ff0000, traffic light = #00FF80,")
+    assert values.colors() == {"person": (255, 0, 0), "traffic light": (0, 255, 128)}
+    assert Parameters().colors() == {}
 
 
 @pytest.mark.parametrize("short_side_px", [1, 63, 64, 4096, 4097])

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from depthforge_ros.frame import DepthKind
+from depthforge_ros.legend import legend
 from depthforge_ros.variant import (
     Source,
     alternative_names,
@@ -194,3 +195,30 @@ def test_differences_name_the_field_and_both_values():
         "tokens: stored 64, wanted 32",
         "decoder.width: stored 64, wanted 128",
     ]
+
+
+def test_classes_are_painted_by_name_and_the_others_stay() -> None:
+    labels = load_labels("cityscapes")
+    painted = labels.painted({"person": (1, 2, 3)})
+    person = labels.id_of("person")
+    assert [label.name for label in painted.classes] == [label.name for label in labels.classes]
+    changed = np.flatnonzero((painted.palette() != labels.palette()).any(axis=1))
+    assert changed.tolist() == [person]
+    assert painted.palette()[person].tolist() == [1, 2, 3]
+    assert labels.painted({}) == labels
+    with pytest.raises(ValueError, match="a colour is given for dragon; wanted some of road, side"):
+        labels.painted({"dragon": (1, 2, 3)})
+    with pytest.raises(ValueError, match=r"color of 'road' is .*; wanted three numbers 0\.\.255"):
+        labels.painted({"road": (1, 2, 300)})
+
+
+def test_a_legend_shows_every_colour_beside_its_name() -> None:
+    labels = load_labels("cityscapes")
+    drawn = legend(labels, 320)  # two columns
+    assert drawn.shape == (10 * 26, 320, 3)
+    for index, entry in enumerate(labels.classes):
+        row, column = divmod(index, 2)
+        swatch = drawn[row * 26 + 6 : row * 26 + 20, column * 160 + 8 : column * 160 + 28]
+        assert (swatch == entry.color).all()
+        name = drawn[row * 26 : row * 26 + 26, column * 160 + 34 : column * 160 + 160]
+        assert (name == 255).any()

@@ -9,16 +9,14 @@ import cv2
 import numpy as np
 
 from depthforge_ros.frame import UNLABELLED, DepthKind
+from depthforge_ros.legend import caption, legend, write
 from depthforge_ros.ros.recording import Seen
 from depthforge_ros.variant import LabelSet
 
 SHEET_ROWS = 6
 TILE_PX = 360  # longest side of one picture; a film takes long to encode
 MIN_TILE_WIDTH_PX = 240
-LEGEND_PX = 160
-CAPTION_PX = 26
 NEAREST_M = 2.0
-DARK = 24
 
 
 def depth_picture(depth: np.ndarray, kind: DepthKind) -> np.ndarray:
@@ -57,7 +55,7 @@ class Painter:
         else:
             depth = self._missing("dropped" if seen.labels is None else "no depth")
         strip = np.hstack([image, mask, depth])
-        label(strip, name, (8, strip.shape[0] - 10))
+        write(strip, name, (8, strip.shape[0] - 10))
         return strip
 
     def _mask(self, seen: Seen, image: np.ndarray) -> np.ndarray:
@@ -69,7 +67,7 @@ class Painter:
     def _missing(self, text: str) -> np.ndarray:
         width, height = self._tile
         black = np.zeros((height, width, 3), np.uint8)
-        label(black, text, (8, 18))
+        write(black, text, (8, 18))
         return black
 
 
@@ -115,32 +113,6 @@ class Sheet:
         width_px = self._rows[0].shape[1] if self._rows else 3 * TILE_PX
         bars = [caption(text, width_px) for text in captions]
         return np.vstack([*bars, *self._rows, legend(labels, width_px)])
-
-
-def caption(text: str, width_px: int) -> np.ndarray:
-    """White text on a dark bar: [26, width, 3] uint8."""
-    bar = np.full((CAPTION_PX, width_px, 3), DARK, np.uint8)
-    label(bar, text, (8, 18))
-    return bar
-
-
-def legend(labels: LabelSet, width_px: int) -> np.ndarray:
-    """The colour and name of every class: [h, width, 3] uint8."""
-    columns = max(1, width_px // LEGEND_PX)
-    rows = -(-len(labels) // columns)
-    bar = np.full((rows * CAPTION_PX, width_px, 3), DARK, np.uint8)
-    for index, entry in enumerate(labels.classes):
-        x, y = (index % columns) * LEGEND_PX + 8, (index // columns) * CAPTION_PX
-        bar[y + 6 : y + 20, x : x + 20] = entry.color
-        label(bar, entry.name, (x + 26, y + 18))
-    return bar
-
-
-def label(image: np.ndarray, text: str, at: tuple[int, int]) -> None:
-    """Write text into an rgb image, readable on any ground."""
-    x, y = at
-    for origin, colour in (((x + 1, y + 1), (0, 0, 0)), ((x, y), (255, 255, 255))):
-        cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
 
 
 class Film:

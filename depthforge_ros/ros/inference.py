@@ -45,8 +45,8 @@ class Inference:
 
     statistics: by camera, which says which cameras there are. values: gives the parameters of the
     moment; a frame reads them once, at the beginning of its inference. Raises ValueError where
-    metres by the road are asked for and the variant knows no road, or where ~/drivable is to show
-    classes that it does not have, and what rclpy raises for a QoS override.
+    metres by the road are asked for and the variant knows no road, or where ~/drivable or the
+    palette names classes that it does not have, and what rclpy raises for a QoS override.
     """
 
     def __init__(
@@ -120,13 +120,17 @@ class Inference:
         self._close_outputs()
         return stopped
 
-    def publish_labels(self, threshold: float) -> None:
-        """Send the label set on every camera's topic of it.
+    def publish_labels(self, values: Parameters) -> None:
+        """Send the label set as the values have it, its colours and its threshold, to every
+        camera's listeners. Draw in these colours from now on.
 
-        threshold: the confidence below which pixels are unlabelled.
+        Raises ValueError where the palette has classes that the network does not have; nothing is
+        changed then.
         """
+        labels = self.pipeline.engine.variant.labels.painted(values.colors())
         for stream in self.streams.values():
-            stream.outputs.publish_labels(threshold)
+            stream.outputs.paint(labels)
+            stream.outputs.publish_labels(values.confidence_threshold)
 
     def _close_outputs(self) -> None:
         for stream in self.streams.values():

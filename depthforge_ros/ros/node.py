@@ -197,7 +197,7 @@ class DepthForgeNode(LifecycleNode):
                 info_topic = topic_of(camera, "camera_info")
                 self._subscribe(CameraInfo, info_topic, stream.receive_camera_info)
             result = super().on_activate(state)
-            self._inference.publish_labels(self._values.confidence_threshold)
+            self._inference.publish_labels(self._values)
         except Exception as error:
             failure = f"activate failed: {type(error).__name__}: {error}"
             self.get_logger().error(failure)
@@ -272,7 +272,15 @@ class DepthForgeNode(LifecycleNode):
     def _set_parameters(self, requested: list[Parameter]) -> SetParametersResult:
         values = {parameter.name: parameter.value for parameter in requested}
         unconfigured = self._situation.state == "unconfigured"
-        self._values, result = changed(self._values, values, unconfigured=unconfigured)
+        candidate, result = changed(self._values, values, unconfigured=unconfigured)
+        named = ("palette", "confidence_threshold")  # what a label set tells beside its classes
+        news = any(getattr(candidate, n) != getattr(self._values, n) for n in named)
+        if self._inference is not None and news:
+            try:
+                self._inference.publish_labels(candidate)
+            except ValueError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        self._values = candidate
         return result
 
     def _warn_of_unknown_parameters(self) -> None:

@@ -16,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
 from depthforge_ros.frame import UNLABELLED, DepthKind, Frame, Prediction
+from depthforge_ros.legend import legend
 from depthforge_ros.ros.camera_names import UNNAMED, topic_of
 from depthforge_ros.ros.label_info import ABSENT, LabelInfo, label_info_message
 from depthforge_ros.ros.messages import (
@@ -26,6 +27,8 @@ from depthforge_ros.ros.messages import (
     scaled_camera_info,
 )
 from depthforge_ros.variant import LabelSet
+
+LEGEND_WIDTH_PX = 320
 
 FOR_PEOPLE = frozenset({"semantic_color", "overlay"})
 """Outputs that are drawn after all others are published: no planner waits for a picture."""
@@ -66,8 +69,7 @@ class Outputs:
         """
         self._node = node
         self._camera = camera
-        self._labels = labels
-        self._palette = labels.palette()
+        self._labels, self._palette = labels, labels.palette()
         self.depth_topic = "depth" if depth_kind is DepthKind.METRIC else "inverse_depth"
         depths = {self.depth_topic, "depth"} if by_ground else {self.depth_topic}
         self.depth_topics = depths | set(spatial)
@@ -82,6 +84,7 @@ class Outputs:
             # One profile for each: rclpy writes the overrides into the one that it is given.
             latched = DurabilityPolicy.TRANSIENT_LOCAL
             self._labels_publisher = self._publisher(String, "labels", output_qos(latched))
+            self._legend_publisher = self._publisher(Image, "legend", output_qos(latched))
             self._label_info_publisher = (
                 None if ABSENT else self._publisher(LabelInfo, "label_info", output_qos(latched))
             )
@@ -108,13 +111,20 @@ class Outputs:
         )
 
     def publish_labels(self, threshold: float) -> None:
-        """Send the label set, once for all listeners now and later.
+        """Send the label set and its legend, once for all listeners now and later.
 
         threshold: the confidence below which pixels are unlabelled.
         """
+        # Like labels, a legend has neither a place nor a time.
+        drawn = legend(self._labels, LEGEND_WIDTH_PX)
+        self._legend_publisher.publish(rgb8_message(Header(), drawn))
         self._labels_publisher.publish(labels_message(self._labels))
         if self._label_info_publisher is not None:
             self._label_info_publisher.publish(label_info_message(self._labels, threshold))
+
+    def paint(self, labels: LabelSet) -> None:
+        """Draw the same classes in the colours of these labels from now on."""
+        self._labels, self._palette = labels, labels.palette()
 
     def publish(self, messages: dict[str, Any]) -> None:
         """Send messages by output name."""
@@ -186,6 +196,15 @@ def within_range(seen: Prediction, max_depth_m: float) -> Prediction:
     if seen.depth_kind is DepthKind.RELATIVE:
         return seen
     return replace(seen, depth=limited(seen.depth, max_depth_m))
+
+
+def where_certain(
+    depth: np.ndarray | None, confidence: np.ndarray, threshold: float
+) -> np.ndarray | None:
+    """Depth [H, W] with NaN where confidence [H, W] uint8, of 255, is below the threshold, of 1."""
+    if depth is None or threshold == 0:
+        return depth
+    return np.where(confidence < 255 * threshold, np.float32(np.nan), depth)  # [H, W]
 
 
 def limited(depth_m: np.ndarray | None, max_depth_m: float) -> np.ndarray | None:

@@ -178,6 +178,20 @@ class Parameters:
         low=0.0,
         high=1000.0,
     )
+    depth_confidence_threshold: float = _parameter(
+        0.0,
+        Effect.LIVE,
+        "Pixels whose class is less certain than this have NaN, which means unknown, for depth and "
+        "in ~/points; an obstacle in ~/drivable stays one.",
+        low=0.0,
+        high=1.0,
+    )
+    palette: str = _parameter(
+        "",
+        Effect.LIVE,
+        "Colours of classes for people, person=#ff0000, several joined by commas; classes that are "
+        "not named keep those of the label set. ~/labels and ~/legend are sent anew.",
+    )
     overlay_opacity: float = _parameter(
         0.5,
         Effect.LIVE,
@@ -344,6 +358,7 @@ class Parameters:
                     f"{field.name} is {value}; wanted {allowed['low']}..{allowed['high']}"
                 )
         self.image_sizes()
+        self.colors()
         if 0 < self.short_side_px < 64:
             raise ValueError(f"short_side_px is {self.short_side_px}; wanted 0 or 64..4096")
         if 0 < self.camera_height_m < 0.1:
@@ -372,6 +387,20 @@ class Parameters:
                 )
             sizes.append((int(found[2]), int(found[1])))
         return tuple(sizes)
+
+    def colors(self) -> dict[str, tuple[int, int, int]]:
+        """The colours that `palette` gives to classes, by name: red, green, blue 0..255."""
+        colors = {}
+        for entry in filter(None, map(str.strip, self.palette.split(","))):
+            found = re.fullmatch(r"(.+?)\s*=\s*#([0-9a-fA-F]{6})", entry)
+            if found is None:
+                raise ValueError(
+                    f"palette is {self.palette!r}; wanted CLASS=#RRGGBB, like person=#ff0000, "
+                    "several joined by commas, or nothing"
+                )
+            red, green, blue = bytes.fromhex(found[2])
+            colors[found[1]] = (red, green, blue)
+        return colors
 
     def pipeline_settings(self) -> PipelineSettings:
         """The part of the parameters that the pipeline reads at every frame."""

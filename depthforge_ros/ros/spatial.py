@@ -58,15 +58,18 @@ class Spatial:
         frame: Frame,
         seen: Prediction,
         depth_m: np.ndarray,
+        certain_m: np.ndarray,
         intrinsics: np.ndarray,
     ) -> Mapping[str, PointCloud2 | OccupancyGrid]:
         """Those of the wanted outputs that are made here.
 
-        depth_m: [H, W] float32 metres of the prediction. intrinsics: [3, 3] K of its size.
+        depth_m: [H, W] float32 metres of the prediction. certain_m: the same without those of
+        uncertain pixels: they are no points, but an obstacle that is doubted stays one in the grid.
+        intrinsics: [3, 3] K of that size.
         """
         messages: dict[str, PointCloud2 | OccupancyGrid] = {}
         if "points" in wanted:
-            messages["points"] = self._pack(header, frame.rgb, seen, depth_m, intrinsics)
+            messages["points"] = self._pack(header, frame.rgb, seen, certain_m, intrinsics)
         if "drivable" in wanted and self._map is not None:
             cells = self._map(seen.labels, depth_m, intrinsics)
             messages["drivable"] = grid_message(header, self._base_frame, cells, self._map.settings)

@@ -31,7 +31,7 @@ from depthforge_ros.ros.messages import (
     scaled_camera_info,
     stamp_ns,
 )
-from depthforge_ros.ros.outputs import CameraInfos, Outputs, limited, within_range
+from depthforge_ros.ros.outputs import CameraInfos, Outputs, limited, where_certain, within_range
 from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.ros.spatial import Spatial
 from depthforge_ros.ros.worker import RateLimit
@@ -75,8 +75,9 @@ class Stream:
         metric = by_ground or kind is DepthKind.METRIC
         self._spatial = Spatial(values(), variant.labels) if metric else None
         spatial = {} if self._spatial is None else self._spatial.topics
+        labels = variant.labels.painted(values().colors())
         self.outputs = Outputs(
-            node, variant.labels, kind, by_ground=by_ground, spatial=spatial, camera=camera
+            node, labels, kind, by_ground=by_ground, spatial=spatial, camera=camera
         )
         # The outputs in metres.
         self._metric = {"depth", *spatial}
@@ -166,8 +167,11 @@ class Stream:
         if values.max_depth_m > 0:
             seen = within_range(seen, values.max_depth_m)
             metres = replace(metres, depth_m=limited(metres.depth_m, values.max_depth_m))
-        messages = self.outputs.for_planners(wanted, header, seen, info, metres.depth_m)
-        messages |= self._spatial_messages(job, seen, metres)
+        threshold = values.depth_confidence_threshold
+        certain = replace(seen, depth=where_certain(seen.depth, seen.confidence, threshold))
+        certain_m = where_certain(metres.depth_m, seen.confidence, threshold)
+        messages = self.outputs.for_planners(wanted, header, certain, info, certain_m)
+        messages |= self._spatial_messages(job, seen, metres, threshold)
         withheld = self._withheld(wanted, messages, frame, info, metres)
         self.statistics.stage(health.PUBLISHING)
         if not self._publish(messages, received, withheld, metres.residual):
@@ -242,7 +246,9 @@ class Stream:
             return Metres(reason=str(error))
         return Metres(depth_m, fit.residual)
 
-    def _spatial_messages(self, job: Job, seen: Prediction, metres: Metres) -> dict[str, Any]:
+    def _spatial_messages(
+        self, job: Job, seen: Prediction, metres: Metres, threshold: float
+    ) -> dict[str, Any]:
         """Points and grid, where they are wanted, the camera is calibrated and there are metres."""
         depth_m = seen.depth if self._ground is None else metres.depth_m
         calibrated = job.info is not None and job.frame.focal_px is not None
@@ -250,8 +256,11 @@ class Stream:
             return {}
         height, width = seen.labels.shape
         intrinsics = scaled_camera_info(job.info, width, height).k.reshape(3, 3)
-        header = job.received.message.header
-        return self._spatial.messages(job.wanted, header, job.frame, seen, depth_m, intrinsics)
+        certain_m = where_certain(depth_m, seen.confidence, threshold)
+        header, frame = job.received.message.header, job.frame
+        return self._spatial.messages(
+            job.wanted, header, frame, seen, depth_m, certain_m, intrinsics
+        )
 
     def _withheld(
         self,

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,6 +45,22 @@ class LabelSet:
         table = np.zeros((256, 3), np.uint8)
         table[: len(self)] = [label.color for label in self.classes]
         return table
+
+    def painted(self, colors: Mapping[str, tuple[int, int, int]]) -> LabelSet:
+        """The same classes, those that are named in other colours.
+
+        Raises ValueError where the set has no such class, or a colour is none.
+        """
+        unknown = sorted(set(colors) - {label.name for label in self.classes})
+        if unknown:
+            names = ", ".join(label.name for label in self.classes)
+            raise ValueError(f"a colour is given for {', '.join(unknown)}; wanted some of {names}")
+        return replace(
+            self,
+            classes=tuple(
+                replace(label, color=colors.get(label.name, label.color)) for label in self.classes
+            ),
+        )
 
     def id_of(self, name: str) -> int | None:
         """The trainId of the class of that name, None where the set has no such class."""
