@@ -140,6 +140,7 @@ def test_a_node_that_cannot_work_is_one_line() -> None:
         (["--vs", "camera=2"], "--vs has 'camera=2'; wanted NAME=VALUE of cameras, size"),
         (["--vs", "short_side_px=small"], "--vs has 'short_side_px=small'; short_side_px is a int"),
         (["--set", "short_side=256"], "--set has 'short_side=256'; wanted NAME=VALUE of a param"),
+        (["--set", "variant=dinov2_s"], "--set has 'variant=dinov2_s'; give --variant, which is"),
         (["--set", "full_size=1"], "--set has 'full_size=1'; full_size is"),
         (["--vs", "rate=fast"], "--vs has 'rate=fast', which is no number"),
         (["--vs", "transport=tcp"], "transport is 'tcp'; wanted profile or default"),

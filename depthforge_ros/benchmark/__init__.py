@@ -171,9 +171,11 @@ def changed(args: argparse.Namespace, changes: str) -> argparse.Namespace:
 
 def parameter(text: str, option: str = "--set", of: str = " of a parameter") -> tuple[str, Any]:
     """Name and value of `NAME=VALUE`. Raises ValueError where the node has no such parameter, or
-    none of the type; of what is in range the node judges.
+    none of the type, or where an argument of its own gives it; of what is in range the node judges.
     """
     name, _, value = text.partition("=")
+    if name in COMPARABLE:
+        raise ValueError(f"{option} has {text!r}; give --{name}, which is shown with the figures")
     kind = typing.get_type_hints(Parameters).get(name)
     if kind not in SETTABLE:
         raise ValueError(f"{option} has {text!r}; wanted NAME=VALUE{of}")
