@@ -266,6 +266,28 @@ def test_a_big_endian_header_is_restamped(tmp_path: Path) -> None:
     assert moved[4:] == bytes([0, 0, 0, 5, 0, 0, 0, 7])
 
 
+def test_a_damaged_bag_is_played_as_far_as_it_goes(tmp_path: Path) -> None:
+    domain = own_domain()
+    messages = [recorded("/image", START_NS + i * 10**6, image(i, START_NS)) for i in range(600)]
+    bag = write_bag(tmp_path / "bag", messages, "mcap")
+    file = bag / "bag.mcap"
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 65536] = bytes(65536)
+    file.write_bytes(content)
+    with Listener(domain) as listener:
+        seen = listener.subscribe(Image, "/image", QoSProfile(depth=600), raw=True)
+        with playing(domain, bag, "--wait-for-subscribers", "1") as process:
+            listener.spin_until(lambda: process.poll() is not None, 90)
+            out, errors = process.communicate()
+        listener.drain()
+    assert process.returncode == 2
+    assert out == ""  # nothing that could be taken for success
+    assert errors.startswith(f"depthforge play: bag {bag} cannot be read any further: ")
+    assert 0 < len(seen) < 600
+    assert all(same(raw, image(i, START_NS)) for i, raw in enumerate(seen))
+
+
 def test_a_loop_until_interrupted(tmp_path: Path) -> None:
     bag, domain = bag_of(tmp_path, "sqlite3"), own_domain()
     with Listener(domain) as listener:
