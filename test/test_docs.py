@@ -19,7 +19,7 @@ from depthforge_ros.frame import DepthKind
 from depthforge_ros.ros import freshness, health
 from depthforge_ros.ros.declarations import EFFECT_TEXTS, declarations
 from depthforge_ros.ros.messages import INPUT_ENCODINGS, BadImage
-from depthforge_ros.ros.parameters import OUTPUTS
+from depthforge_ros.ros.parameters import LATCHED, OUTPUTS
 from depthforge_ros.variant import load_variant, variant_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +78,7 @@ def test_the_topics_are_the_nodes():
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert documented - {"/diagnostics"} <= words
-    published = {*OUTPUTS, "labels", "label_info", "legend", "/diagnostics"}
+    published = {*OUTPUTS, *LATCHED, "/diagnostics"}
     assert documented == published
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from depthforge_ros import transport
-from depthforge_ros.ros.parameters import OUTPUTS
+from depthforge_ros.ros.parameters import LATCHED, OUTPUTS
 from depthforge_ros.transport import MIB, image_size, message_bytes, profile, segment_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +107,7 @@ def allowed(kind: str, verb: str) -> set[str]:
 
 
 def test_the_policy_allows_what_the_node_does_and_nothing_else() -> None:
-    published = {f"~/{name}" for name in (*OUTPUTS, "labels", "label_info", "transition_event")}
+    published = {f"~/{name}" for name in (*OUTPUTS, *LATCHED, "transition_event")}
     published |= {"/diagnostics", "/parameter_events", "/rosout"}
     assert allowed("topic", "publish") == published
     source = ast.parse((ROOT / "depthforge_ros" / "ros" / "node.py").read_text("utf-8"))

@@ -34,6 +34,9 @@ OUTPUTS = (
 )
 """Every output of a frame, by the name of its private topic."""
 
+LATCHED = ("labels", "label_info", "legend")
+"""What tells the classes, once for listeners now and later, by the name of its private topic."""
+
 ALL = "all"
 
 
