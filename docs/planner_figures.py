@@ -12,28 +12,43 @@ import rclpy  # noqa: F401 - wheels of ROS find their libraries through it
 from std_msgs.msg import Header
 
 from depthforge_ros.condition import condition_of
-from depthforge_ros.frame import DepthKind, Prediction
+from depthforge_ros.engine import build_engine
+from depthforge_ros.frame import DepthKind, Frame, Prediction
 from depthforge_ros.occupancy import CameraPose, GridSettings, GroundClasses, OccupancyMapper
+from depthforge_ros.pipeline import Pipeline
+from depthforge_ros.ros.parameters import Parameters
 from depthforge_ros.ros.points import PointCloudPacker
 from depthforge_ros.street import CONDITIONS, HELD_OUT_SEEDS, StreetDrive
-from depthforge_ros.variant import load_labels
+from depthforge_ros.variant import load_labels, load_variant
 
 SEEDS = HELD_OUT_SEEDS[:8]
 
 
 def conditions() -> None:
-    """Medians over streets; degradation with its least and its most."""
-    print("| condition | brightness | contrast | sharpness | noise | saturated | degradation |")
+    """Medians over streets, with the doubt of `nano`; degradation with its least and its most; how
+    right the masks are, and whether they are less so where the node warns.
+    """
+    pipeline = Pipeline(build_engine(load_variant("nano"), "", device="cpu"))
+    names = ("brightness", "contrast", "sharpness", "noise", "saturated", "doubt")
+    print("|".join(("", "condition", *names, "degradation", "right pixels %", "")))
+    every: list[tuple[float, float]] = []
     for name in CONDITIONS:
         frames = [StreetDrive(seed, name, 640, 384, frames=1)[0] for seed in SEEDS]
-        sure = np.full((384, 640), 255, np.uint8)
-        seen = [condition_of(frame.rgb, sure) for frame in frames]
-        names = ("brightness", "contrast", "sharpness", "noise", "saturated")
+        masks = [pipeline(Frame(frame.rgb)) for frame in frames]
+        seen = [condition_of(f.rgb, m.confidence) for f, m in zip(frames, masks, strict=True)]
+        right = [100 * (m.labels == f.labels).mean() for f, m in zip(frames, masks, strict=True)]
         medians = [np.median([getattr(s, n) for s in seen]) for n in names]
-        scores = [s.image_degradation for s in seen]
+        scores = [s.degradation for s in seen]
+        every += zip(scores, right, strict=True)
         cells = " | ".join(f"{m:.3f}" for m in medians)
         spread = f"{np.median(scores):.2f} ({min(scores):.2f} to {max(scores):.2f})"
-        print(f"| {name} | {cells} | {spread} |")
+        print(f"| {name} | {cells} | {spread} | {np.median(right):.1f} |")
+    values = Parameters()
+    limits = (0.0, values.degradation_warn, values.degradation_error, 1.01)
+    for level, low, high in zip(("OK", "WARN", "ERROR"), limits, limits[1:], strict=False):
+        within = [right for score, right in every if low <= score < high]
+        mean = f"{np.mean(within):.1f} % of their pixels right" if within else "none"
+        print(f"{level}: {len(within)} of {len(every)} frames, {mean}")
 
 
 def costs() -> None:
