@@ -15,8 +15,9 @@ from depthforge_ros.resources import shipped_folder
 MIB = 1 << 20
 RGB8_BYTES = 3
 IMAGES_HELD = 8
-"""Images of rgb8 a camera: a driver's history of five and those being read; the node's outputs of
-two frames, 12 bytes a pixel in all, are no more than that."""
+"""Images of rgb8 a camera: a driver's history of five and those being read; the node's images of
+two frames, 12 bytes a pixel in all, are no more than that. Points, 20 bytes a pixel, are not in it.
+"""
 
 LEAST_SEGMENT = 64 * MIB
 LEAST_MESSAGE = 32 * MIB

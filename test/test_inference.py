@@ -24,7 +24,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.health import Health, Statistics
 from depthforge_ros.ros.inference import Inference, load_pipeline
-from depthforge_ros.ros.outputs import limited
+from depthforge_ros.ros.outputs import limited, where_certain
 from depthforge_ros.ros.parameters import OUTPUTS, Parameters
 from depthforge_ros.ros.points import POINT
 
@@ -423,6 +423,29 @@ def test_what_is_doubted_has_no_depth_and_no_point_but_stays_an_obstacle() -> No
         np.testing.assert_array_equal(seen[2][2], cells)
     finally:
         rig.close()
+
+
+def test_doubt_is_pixel_by_pixel() -> None:
+    depth = np.array([[1.0, np.inf, np.nan, 4.0]], np.float32)
+    confidence = np.array([[127, 128, 255, 255]], np.uint8)
+    certain = where_certain(depth, confidence, 0.5)
+    np.testing.assert_array_equal(certain, [[np.nan, np.inf, np.nan, 4.0]])
+    assert certain.dtype == np.float32
+    np.testing.assert_array_equal(where_certain(depth, confidence, 0.0), depth)
+    everything = where_certain(depth, confidence, 1.0)
+    np.testing.assert_array_equal(everything, [[np.nan, np.nan, np.nan, 4.0]])
+    assert where_certain(None, confidence, 0.5) is None
+
+
+def test_what_is_doubted_has_no_metres_by_the_road_either(by_ground: Rig) -> None:
+    heard = {name: by_ground.hear(name) for name in ("depth", "inverse_depth", "points")}
+    by_ground.stream.receive_camera_info(level_camera_info())
+    by_ground.values = dataclasses.replace(by_ground.values, depth_confidence_threshold=1.0)
+    by_ground.through(image_message(1))
+    by_ground.listener.spin_until(lambda: all(heard.values()))
+    assert np.isnan(np.frombuffer(heard["depth"][0].data, np.float32)).all()
+    assert np.isnan(np.frombuffer(heard["inverse_depth"][0].data, np.float32)).all()
+    assert np.isnan(np.frombuffer(heard["points"][0].data, POINT)["z"]).all()
 
 
 def test_unknown_depth_stays_unknown_beyond_every_range() -> None:

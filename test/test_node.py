@@ -18,6 +18,7 @@ import pytest
 import torch
 from dds import environment, own_domain
 from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
 from nodes import (
     HEIGHT,
     WIDTH,
@@ -210,6 +211,13 @@ def test_live_parameters_act_at_the_next_frame(domain: int, bench: Bench, tmp_pa
     infos = bench.hear("camera_info", CameraInfo)
     labels = bench.subscribe(String, "/depthforge/labels", LATCHED)
     legends = bench.subscribe(Image, "/depthforge/legend", LATCHED)
+
+    def told() -> list[int]:
+        return json.loads(labels[-1].data)["classes"][0]["color"]
+
+    def swatch() -> tuple[int, ...]:
+        return tuple(pixels(legends[-1])[10, 10].tolist())
+
     with running_node(domain, tmp_path, checkpoint="instant"):
         first = bench.exchange(image_message(0), heard)
         assert set(np.unique(pixels(first))) == {0, 10}  # road below, sky above
@@ -230,9 +238,7 @@ def test_live_parameters_act_at_the_next_frame(domain: int, bench: Bench, tmp_pa
         bench.exchange(image_message(3), heard)
         bench.spin_until(lambda: overlay[-1].header.stamp.sec == 1_700_000_003)
         assert tuple(pixels(overlay[-1])[-1, 0]) == (1, 2, 253)
-        bench.spin_until(lambda: len(labels) >= 3 and len(legends) == len(labels))
-        assert json.loads(labels[-1].data)["classes"][0]["color"] == [1, 2, 253]
-        assert tuple(pixels(legends[-1])[10, 10]) == (1, 2, 253)
+        bench.spin_until(lambda: told() == [1, 2, 253] and swatch() == (1, 2, 253))
         assert tuple(pixels(legends[0])[10, 10]) == road
         refused = bench.set(palette="dragon=#000000")
         assert not refused.successful
@@ -257,6 +263,12 @@ def test_live_parameters_act_at_the_next_frame(domain: int, bench: Bench, tmp_pa
         bench.exchange(image_message(5), heard)
         bench.send(image_message(6))
         bench.spin_until(lambda: int(bench.values().get("dropped: rate_limit", 0)) >= 1)
+
+        # What is set while nothing is published is told with the next activation.
+        assert bench.change(Transition.TRANSITION_DEACTIVATE)
+        assert bench.set(palette="").successful
+        assert bench.change(Transition.TRANSITION_ACTIVATE)
+        bench.spin_until(lambda: told() == list(road) and swatch() == road)
 
 
 def test_a_camera_info_of_another_size_is_not_passed_on(

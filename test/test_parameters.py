@@ -38,7 +38,7 @@ OTHER_VALUES: dict[str, Any] = {
     "outputs": "semantic, depth",
     "max_depth_m": 80.0,
     "depth_confidence_threshold": 0.5,
-    "palette": "person=#ff0000, traffic light = #00FF80",
+    "palette": "person=#ff0000, traffic light=#00FF80",
     "overlay_opacity": 0.25,
     "camera_height_m": 1.4,
     "base_frame": "base_link",
@@ -82,7 +82,9 @@ def test_the_parameter_file_says_when_each_one_acts() -> None:
 
 
 def test_every_parameter_is_read() -> None:
-    """As an attribute, in a file other than the one that declares it or in what it offers."""
+    """As an attribute that is no method, in a file other than the one that declares it or in what
+    it offers.
+    """
     read, readers = set(), ("pipeline_settings", "image_sizes", "colors")
     for path in (ROOT / "depthforge_ros" / "ros").glob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
@@ -91,7 +93,9 @@ def test_every_parameter_is_read() -> None:
                 n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name in readers
             ]
             tree = ast.Module(own, [])
-        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        methods = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        read |= {node.attr for node in attributes if id(node) not in methods}
     assert set(FIELDS) - read == set()
 
 
@@ -150,6 +154,11 @@ def test_descriptors_carry_type_range_and_description() -> None:
             "palette is 'person=red'; wanted CLASS=#RRGGBB, like person",
         ),
         ({"palette": "person=#ff00000"}, "palette is 'person=#ff00000'; wanted CLASS=#RRGGBB"),
+        (
+            {"palette": "car=#ff0000,car=#00ff00"},
+            "palette is 'car=#ff0000,car=#00ff00'; wanted CLASS",
+        ),
+        ({"palette": "car==#ff0000"}, "palette is 'car==#ff0000'; wanted CLASS=#RRGGBB"),
         ({"depth_confidence_threshold": 1.5}, "depth_confidence_threshold is 1.5; wanted 0.0..1.0"),
         ({"max_rate_hz": -1.0}, "max_rate_hz is -1.0; wanted 0.0..1000.0"),
         ({"full_size": False, "overlay_opacity": 2.0}, "overlay_opacity is 2.0; wanted 0.0..1.0"),
@@ -166,7 +175,7 @@ def test_a_wrong_value_is_refused_with_a_reason_and_changes_nothing(
 
 
 def test_a_palette_names_classes_and_their_colours() -> None:
-    values = Parameters(palette="person=#ff0000, traffic light = #00FF80,")
+    values = Parameters(palette="person=#ff0000, traffic light=#00FF80,")
     assert values.colors() == {"person": (255, 0, 0), "traffic light": (0, 255, 128)}
     assert Parameters().colors() == {}
 

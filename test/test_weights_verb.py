@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from depthforge_ros import cli
-from depthforge_ros.engine.build import build_engine, default_checkpoint
+from depthforge_ros.engine.build import build_engine, checkpoint_files, default_checkpoint
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.weights import WeightsError, load_weights, save_weights
 from depthforge_ros.resources import weights_folder
@@ -361,3 +361,11 @@ def test_where_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     for unset in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
         assert weights_folder() == tmp_path / ".cache" / "depthforge_ros" / "weights"
+
+
+def test_files_of_a_checkpoint_may_lie_in_the_home_folder(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    files = checkpoint_files(variant, "~/encoders.safetensors, runs/weights.safetensors")
+    assert files == [Path("/home/somebody/encoders.safetensors"), Path("runs/weights.safetensors")]

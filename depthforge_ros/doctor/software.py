@@ -88,7 +88,7 @@ def weights(variant: str, checkpoint: str) -> Finding:
     """Whether the files are there that the node would load. They are not read."""
     try:
         from depthforge_ros.engine import INSTANT, UNTRAINED
-        from depthforge_ros.engine.build import default_checkpoint
+        from depthforge_ros.engine.build import checkpoint_files
         from depthforge_ros.variant import load_variant
     except ImportError as error:
         return fail("weights", f"cannot be looked for: {error}", "install what is missing")
@@ -97,8 +97,7 @@ def weights(variant: str, checkpoint: str) -> Finding:
     remedy = "docs/weights.md tells how to get some"
     try:
         found = load_variant(variant)
-        paths = [Path(part) for part in checkpoint.split(",") if part]
-        paths = paths or [default_checkpoint(found)]
+        paths = checkpoint_files(found, checkpoint)
         missing = [str(path) for path in paths if not path.is_file()]
     except (ValueError, OSError) as error:
         return fail("weights", " ".join(str(error).split()), remedy)

@@ -50,17 +50,22 @@ def load_network(variant: Variant, checkpoint: str) -> DepthForge:
     if checkpoint == UNTRAINED:
         _log.warning("variant %s runs on random weights: its masks mean nothing", variant.name)
         return untrained_network(variant)
-    paths = (
-        [Path(part) for part in checkpoint.split(",")]
-        if checkpoint
-        else [default_checkpoint(variant)]
-    )
+    paths = checkpoint_files(variant, checkpoint)
     with torch.device("meta"):
         network = DepthForge(variant)
     network = network.to_empty(device="cpu")
     network.set_constants()
     load_weights(network, variant, paths)
     return network
+
+
+def checkpoint_files(variant: Variant, checkpoint: str) -> list[Path]:
+    """The files that a checkpoint names, ~ expanded; without a name the variant's own.
+
+    Raises WeightsError where there is none of the variant's own.
+    """
+    parts = [part.strip() for part in checkpoint.split(",") if part.strip()]
+    return [Path(part).expanduser() for part in parts] or [default_checkpoint(variant)]
 
 
 def default_checkpoint(variant: Variant) -> Path:

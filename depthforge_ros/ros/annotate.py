@@ -137,7 +137,7 @@ def _annotate_many(args: argparse.Namespace, work: Sequence[Work]) -> int:
 
 def _annotator(args: argparse.Namespace, progress: bool) -> Annotate:
     """What annotates a bag as the arguments say, with the network loaded."""
-    from depthforge_ros.engine.build import build_engine, default_checkpoint
+    from depthforge_ros.engine.build import build_engine, checkpoint_files
     from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
     from depthforge_ros.variant import load_variant
 
@@ -149,9 +149,7 @@ def _annotator(args: argparse.Namespace, progress: bool) -> Annotate:
     )
     variant = load_variant(args.variant)
     engine = build_engine(variant, args.checkpoint, device=args.device)
-    files = [Path(part) for part in args.checkpoint.split(",")]
-    if not args.checkpoint:
-        files = [default_checkpoint(variant)]
+    files = checkpoint_files(variant, args.checkpoint)
     job = {
         "checkpoint": args.checkpoint,
         "weights": [sha256_of(path) for path in files if path.is_file()],

@@ -120,17 +120,23 @@ class Inference:
         self._close_outputs()
         return stopped
 
-    def publish_labels(self, values: Parameters) -> None:
-        """Send the label set as the values have it, its colours and its threshold, to every
-        camera's listeners. Draw in these colours from now on.
+    def paint(self, values: Parameters) -> None:
+        """Draw in the colours of the values from now on.
 
-        Raises ValueError where the palette has classes that the network does not have; nothing is
-        changed then.
+        Raises ValueError where they name classes that the network does not have; nothing is changed
+        then.
         """
         labels = self.pipeline.engine.variant.labels.painted(values.colors())
         for stream in self.streams.values():
             stream.outputs.paint(labels)
-            stream.outputs.publish_labels(values.confidence_threshold)
+
+    def publish_labels(self, threshold: float) -> None:
+        """Send the label set on every camera's topics of it.
+
+        threshold: the confidence below which pixels are unlabelled.
+        """
+        for stream in self.streams.values():
+            stream.outputs.publish_labels(threshold)
 
     def _close_outputs(self) -> None:
         for stream in self.streams.values():

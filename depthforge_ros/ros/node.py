@@ -197,7 +197,7 @@ class DepthForgeNode(LifecycleNode):
                 info_topic = topic_of(camera, "camera_info")
                 self._subscribe(CameraInfo, info_topic, stream.receive_camera_info)
             result = super().on_activate(state)
-            self._inference.publish_labels(self._values)
+            self._inference.publish_labels(self._values.confidence_threshold)
         except Exception as error:
             failure = f"activate failed: {type(error).__name__}: {error}"
             self.get_logger().error(failure)
@@ -273,14 +273,19 @@ class DepthForgeNode(LifecycleNode):
         values = {parameter.name: parameter.value for parameter in requested}
         unconfigured = self._situation.state == "unconfigured"
         candidate, result = changed(self._values, values, unconfigured=unconfigured)
-        named = ("palette", "confidence_threshold")  # what a label set tells beside its classes
-        news = any(getattr(candidate, n) != getattr(self._values, n) for n in named)
-        if self._inference is not None and news:
+        before, inference = self._values, self._inference
+        if inference is not None and candidate.palette != before.palette:
             try:
-                self._inference.publish_labels(candidate)
+                inference.paint(candidate)
             except ValueError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         self._values = candidate
+        told = ("palette", "confidence_threshold")  # beside the classes, by ~/labels and its like
+        if inference is not None and any(getattr(candidate, n) != getattr(before, n) for n in told):
+            try:
+                inference.publish_labels(candidate.confidence_threshold)
+            except Exception as error:  # the values hold all the same
+                self.get_logger().error(f"the labels could not be sent anew: {error}")
         return result
 
     def _warn_of_unknown_parameters(self) -> None:

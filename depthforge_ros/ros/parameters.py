@@ -192,8 +192,9 @@ class Parameters:
     palette: str = _parameter(
         "",
         Effect.LIVE,
-        "Colours of classes for people, person=#ff0000, several joined by commas; classes that are "
-        "not named keep those of the label set. ~/labels and ~/legend are sent anew.",
+        "Colours of classes for people, person=#ff0000, several joined by commas, without a space "
+        "before #, which YAML takes for a comment; classes that are not named keep those of the "
+        "label set. ~/labels and ~/legend are sent anew.",
     )
     overlay_opacity: float = _parameter(
         0.5,
@@ -395,11 +396,11 @@ class Parameters:
         """The colours that `palette` gives to classes, by name: red, green, blue 0..255."""
         colors = {}
         for entry in filter(None, map(str.strip, self.palette.split(","))):
-            found = re.fullmatch(r"(.+?)\s*=\s*#([0-9a-fA-F]{6})", entry)
-            if found is None:
+            found = re.fullmatch(r"([^=]+)=#([0-9a-fA-F]{6})", entry)
+            if found is None or found[1] in colors:
                 raise ValueError(
-                    f"palette is {self.palette!r}; wanted CLASS=#RRGGBB, like person=#ff0000, "
-                    "several joined by commas, or nothing"
+                    f"palette is {self.palette!r}; wanted CLASS=#RRGGBB, like person=#ff0000, each "
+                    "class once, no space before #, several joined by commas, or nothing"
                 )
             red, green, blue = bytes.fromhex(found[2])
             colors[found[1]] = (red, green, blue)
