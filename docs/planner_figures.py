@@ -30,7 +30,8 @@ def conditions() -> None:
     """
     pipeline = Pipeline(build_engine(load_variant("nano"), "", device="cpu"))
     names = ("brightness", "contrast", "sharpness", "noise", "saturated", "doubt")
-    print("|".join(("", "condition", *names, "degradation", "right pixels %", "")))
+    columns = ("condition", *names, "degradation", "right pixels %")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     every: list[tuple[float, float]] = []
     for name in CONDITIONS:
         frames = [StreetDrive(seed, name, 640, 384, frames=1)[0] for seed in SEEDS]
