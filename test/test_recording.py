@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 from depthforge_ros.demo import pictures
 from depthforge_ros.frame import UNLABELLED, DepthKind
+from depthforge_ros.legend import LINE_PX
 from depthforge_ros.ros.bags import own_topic
 from depthforge_ros.ros.graph import Driven
 from depthforge_ros.ros.messages import depth_message, mono8_message, rgb8_message
@@ -96,7 +97,7 @@ def test_the_sheet_shows_frames_from_the_whole_drive() -> None:
     for index in range(60):
         sheet.offer(np.full((40, 720, 3), index, np.uint8))
     drawn = sheet.drawn(["title"], LABELS)
-    rows = drawn[pictures.CAPTION_PX :][: 6 * 40 : 40, 400, 0]
+    rows = drawn[LINE_PX:][: 6 * 40 : 40, 400, 0]
     assert rows.tolist() == [5, 15, 25, 35, 45, 55]
 
 
