@@ -64,8 +64,9 @@ def checkpoint_files(variant: Variant, checkpoint: str) -> list[Path]:
 
     Raises WeightsError where there is none of the variant's own.
     """
-    parts = [part.strip() for part in checkpoint.split(",") if part.strip()]
-    return [Path(part).expanduser() for part in parts] or [default_checkpoint(variant)]
+    if not checkpoint:
+        return [default_checkpoint(variant)]
+    return [Path(part.strip()).expanduser() for part in checkpoint.split(",")]
 
 
 def default_checkpoint(variant: Variant) -> Path:
