@@ -321,11 +321,11 @@ def test_others_may_read_what_is_saved_as_far_as_the_umask_lets_them(tmp_path, v
 
 
 def test_loading_never_holds_the_weights_twice(tmp_path, variant):
-    """In a process of its own: how much more at its peak the loading of 200 MB takes than the same
+    """In a process of its own: how much more at its peak the loading of 300 MB takes than the same
     network without a file. Both have been there before, which costs libraries some memory once, and
     what is freed goes back at once, so that a peak is what was held.
     """
-    wide = changed(variant, width=512, blocks=8)
+    wide = changed(variant, width=512, blocks=12)
     with torch.device("meta"):
         shapes = {k: v.shape for k, v in DepthForge(wide).state_dict().items()}
     save_weights({k: torch.zeros(s) for k, s in shapes.items()}, wide, tmp_path / "w.safetensors")
@@ -334,7 +334,7 @@ def test_loading_never_holds_the_weights_twice(tmp_path, variant):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from depthforge_ros.engine import build_engine\n"
+        "from depthforge_ros.engine.build import load_network\n"
         "from depthforge_ros.network.weights.files import open_weights\n"
         "variant = open_weights(Path(sys.argv[1])).variant\n"
         "def kib(name):\n"
@@ -343,7 +343,7 @@ def test_loading_never_holds_the_weights_twice(tmp_path, variant):
         "def took(checkpoint):\n"
         "    Path('/proc/self/clear_refs').write_text('5')  # the peak is counted anew\n"
         "    before = kib('VmRSS')\n"
-        "    build_engine(variant, checkpoint, device='cpu')\n"
+        "    load_network(variant, checkpoint)\n"
         "    return kib('VmHWM') - before\n"
         "for checkpoint in 2 * ('untrained', sys.argv[1]):\n"
         "    print(1024 * took(checkpoint))\n"
@@ -354,5 +354,5 @@ def test_loading_never_holds_the_weights_twice(tmp_path, variant):
         capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     *_, untrained, loaded = map(int, done.stdout.split())
-    assert untrained > size  # it was counted
+    assert untrained > 0.9 * size  # it was counted
     assert loaded - untrained < 0.3 * size
