@@ -16,7 +16,8 @@ from rcl_interfaces.msg import ParameterType
 from depthforge_ros.ground import GroundSettings
 from depthforge_ros.pipeline import Mode, PipelineSettings
 from depthforge_ros.ros.declarations import changed, declarations
-from depthforge_ros.ros.parameters import Effect, Parameters
+from depthforge_ros.ros.effects import Effect
+from depthforge_ros.ros.parameters import Parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}

@@ -364,8 +364,8 @@ def test_where_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 def test_files_of_a_checkpoint_may_lie_in_the_home_folder(
-    variant: Variant, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", str(tmp_path))
     files = checkpoint_files(variant, "~/encoders.safetensors, runs/weights.safetensors")
-    assert files == [Path("/home/somebody/encoders.safetensors"), Path("runs/weights.safetensors")]
+    assert files == [tmp_path / "encoders.safetensors", Path("runs/weights.safetensors")]

@@ -16,7 +16,8 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 
-from depthforge_ros.ros.parameters import Effect, Parameters
+from depthforge_ros.ros.effects import Effect
+from depthforge_ros.ros.parameters import Parameters
 
 _ROS_TYPES: dict[Any, int] = {
     bool: ParameterType.PARAMETER_BOOL,

@@ -41,6 +41,7 @@ from depthforge_ros.ros.health import Statistics
 from depthforge_ros.ros.inference import Inference, load_pipeline
 from depthforge_ros.ros.listeners import Acknowledgements
 from depthforge_ros.ros.parameters import Parameters
+from depthforge_ros.ros.ros_log import RosLog
 from depthforge_ros.ros.stream import Stream
 from depthforge_ros.ros.worker import LOADING_THREAD, AbandonedError, run_abandonable
 
@@ -350,22 +351,6 @@ class DepthForgeNode(LifecycleNode):
         return stopped
 
 
-class _RosLog(logging.Handler):
-    """Python's log records of the package, in the node's log."""
-
-    def __init__(self, node: DepthForgeNode) -> None:
-        super().__init__()
-        self._logger = node.get_logger()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR:
-            self._logger.error(record.getMessage())
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(record.getMessage())
-        else:
-            self._logger.info(record.getMessage())
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or a shutdown of the context; exit status 0 then.
 
@@ -389,7 +374,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"depthforge_node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
-    logging.getLogger("depthforge_ros").addHandler(_RosLog(node))
+    logging.getLogger("depthforge_ros").addHandler(RosLog(node))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     with contextlib.suppress(ExternalShutdownException):

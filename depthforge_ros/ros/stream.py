@@ -171,7 +171,10 @@ class Stream:
         certain = replace(seen, depth=where_certain(seen.depth, seen.confidence, threshold))
         certain_m = where_certain(metres.depth_m, seen.confidence, threshold)
         messages = self.outputs.for_planners(wanted, header, certain, info, certain_m)
-        messages |= self._spatial_messages(job, seen, metres, threshold)
+        depths = (
+            (seen.depth, certain.depth) if self._ground is None else (metres.depth_m, certain_m)
+        )
+        messages |= self._spatial_messages(job, seen, *depths)
         withheld = self._withheld(wanted, messages, frame, info, metres)
         self.statistics.stage(health.PUBLISHING)
         if not self._publish(messages, received, withheld, metres.residual):
@@ -247,16 +250,18 @@ class Stream:
         return Metres(depth_m, fit.residual)
 
     def _spatial_messages(
-        self, job: Job, seen: Prediction, metres: Metres, threshold: float
+        self,
+        job: Job,
+        seen: Prediction,
+        depth_m: np.ndarray | None,
+        certain_m: np.ndarray | None,
     ) -> dict[str, Any]:
         """Points and grid, where they are wanted, the camera is calibrated and there are metres."""
-        depth_m = seen.depth if self._ground is None else metres.depth_m
         calibrated = job.info is not None and job.frame.focal_px is not None
-        if self._spatial is None or depth_m is None or not calibrated:
+        if self._spatial is None or depth_m is None or certain_m is None or not calibrated:
             return {}
         height, width = seen.labels.shape
         intrinsics = scaled_camera_info(job.info, width, height).k.reshape(3, 3)
-        certain_m = where_certain(depth_m, seen.confidence, threshold)
         header, frame = job.received.message.header, job.frame
         return self._spatial.messages(
             job.wanted, header, frame, seen, depth_m, certain_m, intrinsics
