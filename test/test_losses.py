@@ -10,6 +10,7 @@ import torch
 
 from depthforge_ros.learning.losses import (
     LossSettings,
+    labels_at,
     mask_losses,
     match,
     matching_cost,
@@ -94,27 +95,30 @@ def random_case(seed: int, images: int = 2, queries: int = 5, classes: int = 4):
 
 
 def test_losses_agree_with_plain_loops():
-    """Points and matching are taken from the module; every formula is recomputed in float64."""
+    """Points and matching are taken from the module, of one image at a time; every formula is
+    recomputed in float64.
+    """
     settings = LossSettings(points=40)
     outputs, labels = random_case(3)
+    labels[1][labels[1] == 2] = 1  # another number of masks than in the first image
     losses = mask_losses(outputs, labels, [seeded(7), seeded(8)], settings)
 
     class_sum = class_weight = mask_sum = dice_sum = 0.0
     masks = 0
     for b, g in enumerate((seeded(7), seeded(8))):
-        target = semantic_targets(labels[b])
+        target = semantic_targets(labels[b : b + 1])
         logits = outputs.mask_logits[0][b]
-        queries, matched = match(outputs.class_logits[0][b], logits, target, g, settings)
-        points = uncertain_points(logits[queries], g, settings).numpy()
-        truth = {int(q): int(target.classes[t]) for q, t in zip(queries, matched, strict=True)}
+        found = match(outputs.class_logits[0][b : b + 1], logits[None], target, [g], settings)
+        points = uncertain_points(logits[found.queries], found.counts, [g], settings).numpy()
+        truth = dict(zip(found.queries.tolist(), found.classes.tolist(), strict=True))
         for q in range(5):
             row = outputs.class_logits[0][b, q].double().numpy()
             weight = 1.0 if q in truth else 0.1
             class_sum += weight * (np.log(np.exp(row).sum()) - row[truth.get(q, 4)])
             class_weight += weight
         image = labels[b].numpy()
-        for i, (q, t) in enumerate(zip(queries, matched, strict=True)):
-            wanted = (image == int(target.classes[t])).astype(np.float64)
+        for i, (q, k) in enumerate(truth.items()):
+            wanted = (image == k).astype(np.float64)
             labelled = (image != 255).astype(np.float64)
             mask = logits[q].double().numpy()
             parts = [[bilinear(m, x, y) for x, y in points[i]] for m in (mask, wanted, labelled)]
@@ -149,14 +153,15 @@ def test_many_points_approach_the_dense_losses():
 def test_matching_is_the_cheapest_of_all_permutations(seed):
     settings = LossSettings(points=50)
     outputs, labels = random_case(seed)
-    target = semantic_targets(labels[0])
+    target = semantic_targets(labels[:1])
+    assert target.present[0].tolist() == [0, 1, 2]
     class_logits, mask_logits = outputs.class_logits[0][0], outputs.mask_logits[0][0]
     points = torch.rand(1, 50, 2, generator=seeded(seed)).numpy()[0]
     labelled = (labels[0] != 255).double().numpy()
     weights = [bilinear(labelled, x, y) for x, y in points]
     cost = np.zeros((5, 3))
     for q, t in itertools.product(range(5), range(3)):
-        k = int(target.classes[t])
+        k = int(target.present[0][t])
         logits = [bilinear(mask_logits[q].double().numpy(), x, y) for x, y in points]
         wanted = [bilinear((labels[0] == k).double().numpy(), x, y) for x, y in points]
         bce, dice = point_losses(logits, wanted, weights)
@@ -165,26 +170,30 @@ def test_matching_is_the_cheapest_of_all_permutations(seed):
     best = min(
         itertools.permutations(range(5), 3), key=lambda p: sum(cost[q, t] for t, q in enumerate(p))
     )
-    queries, masks = match(class_logits, mask_logits, target, seeded(seed), settings)
-    assert {int(t): int(q) for q, t in zip(queries, masks, strict=True)} == dict(enumerate(best))
+    found = match(class_logits[None], mask_logits[None], target, [seeded(seed)], settings)
+    assert found.counts == (3,)
+    assert found.images.tolist() == [0, 0, 0]
+    matched = dict(zip(found.classes.tolist(), found.queries.tolist(), strict=True))
+    assert matched == dict(enumerate(best))
 
 
 def test_matching_cost_of_constant_masks():
-    values = torch.tensor([[0.0, 0.0], [4.0, -4.0]])  # [Q, P]
-    wanted = torch.tensor([[1.0, 0.0]])
-    cost = matching_cost(
-        torch.zeros(2, 3), values, torch.tensor([0]), wanted, torch.ones(1, 2), LossSettings()
-    )
+    values = torch.tensor([[[0.0, 0.0], [4.0, -4.0]]])  # [B, Q, P]
+    wanted = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # [B, K, P]
+    logits, weight = torch.zeros(1, 2, 3), torch.ones(1, 1, 2)
+    cost = matching_cost(logits, values, wanted, weight, LossSettings())[0]
     p = 1 / (1 + math.exp(-4))
     sure = 5 * math.log1p(math.exp(-4)) + 5 * (1 - (2 * p + 1) / (p + (1 - p) + 1 + 1))
     unsure = 5 * math.log(2) + 5 * (1 - 2 / 3)
     assert cost[:, 0].tolist() == pytest.approx([unsure - 2 / 3, sure - 2 / 3], rel=1e-5)
+    assert cost[0, 1] == cost[0, 0]
+    assert cost[1, 1] > 5 * (4 + math.log1p(math.exp(-4)))  # sure of the opposite
 
 
 def test_uncertain_points_are_the_most_uncertain_candidates():
     settings = LossSettings(points=100)
     logits = torch.linspace(-5, 5, 64).expand(1, 16, 64)  # 0 in the middle column
-    points = uncertain_points(logits, seeded(1), settings)
+    points = uncertain_points(logits, [1], [seeded(1)], settings)
     assert points.shape == (1, 100, 2)
     candidates = torch.rand(1, 300, 2, generator=seeded(1))
     distance = (candidates[0, :, 0] - 0.5).abs()
@@ -195,10 +204,33 @@ def test_uncertain_points_are_the_most_uncertain_candidates():
     assert points[0, 75:, 0].max() > 0.8
 
 
+def test_points_of_an_image_are_drawn_by_its_own_generator():
+    settings = LossSettings(points=8)
+    logits = torch.randn(3, 6, 8, generator=seeded(2))
+    together = uncertain_points(logits, [2, 1], [seeded(3), seeded(4)], settings)
+    first = uncertain_points(logits[:2], [2], [seeded(3)], settings)
+    second = uncertain_points(logits[2:], [1], [seeded(4)], settings)
+    assert torch.equal(together, torch.cat([first, second]))
+
+
 def test_points_are_bilinear_with_pixel_centres_at_half():
-    maps = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
+    maps = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
     points = torch.tensor([[[0.25, 0.25], [0.5, 0.5], [0.75, 0.25], [0.0, 1.0]]])
-    assert sample_points(maps, points)[0].tolist() == pytest.approx([0.0, 1.5, 1.0, 2.0])
+    assert sample_points(maps, points)[0, 0].tolist() == pytest.approx([0.0, 1.5, 1.0, 2.0])
+
+
+def test_shares_of_labels_are_what_sampling_the_mask_of_a_class_gives():
+    labels = torch.randint(0, 3, (2, 7, 9), generator=seeded(5)).to(torch.uint8)
+    labels[:, 3] = 255
+    points = torch.rand(3, 200, 2, generator=seeded(6))
+    points[0, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    images = torch.tensor([1, 0, 1])
+    ids, shares = labels_at(labels, images, points)
+    assert (shares >= 0).all()
+    for label in (0, 1, 2, 255):
+        masks = (labels == label).float()[images, None]  # [3, 1, 7, 9]
+        expected = sample_points(masks, points)[:, 0]
+        assert (shares * (ids == label)).sum(1) == pytest.approx(expected, abs=2e-6)
 
 
 def test_unlabelled_pixels_weigh_nothing():

@@ -8,7 +8,7 @@ workers or processes, and a restarted run continues with the very samples it wou
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,24 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on the device."""
-        images, labels, depth_m, focal_px = (
-            tensor.to(device, non_blocking=True)
-            for tensor in (self.images, self.labels, self.depth_m, self.focal_px)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which a GPU copies while the CPU goes on; what
+        DataLoader calls with `pin_memory`.
+        """
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            change(self.images),
+            change(self.labels),
+            change(self.depth_m),
+            change(self.focal_px),
+            self.numbers,
+            self.names,
+            self.skipped,
         )
-        return Batch(images, labels, depth_m, focal_px, self.numbers, self.names, self.skipped)
 
 
 @dataclass(frozen=True)

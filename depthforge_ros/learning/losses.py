@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mask2Former's losses (arXiv 2112.01527) for semantic masks. Read `mask_losses` first.
 
-Symbols: B batch, Q queries, K classes, T masks of one image (one for every class in it), P points.
+Symbols: B batch, Q queries, K classes, T masks of one image (one for every class in it), N matched
+masks of the whole batch, P points.
 
 Masks are compared at points, not densely: uniformly random ones for the matching, and for the
 losses mostly those where a matched mask is least sure of itself (PointRend, arXiv 1912.08193).
@@ -76,7 +77,7 @@ def mask_losses(
     """
     if len(generators) != len(labels):
         raise ValueError(f"{len(generators)} generators for {len(labels)} images")
-    targets = [semantic_targets(image) for image in labels]
+    targets = semantic_targets(labels)
     zero = outputs.class_logits[0].new_zeros((), dtype=torch.float32)
     classes, mask, dice = zero, zero, zero
     for class_logits, mask_logits in zip(outputs.class_logits, outputs.mask_logits, strict=True):
@@ -90,25 +91,26 @@ def mask_losses(
 
 @dataclass(frozen=True)
 class Targets:
-    """What is in one image. classes: [T] trainId. masks: [T, H, W] and labelled: [H, W], 0 or 1."""
+    """What is in the images. labels: [B, H, W] uint8 trainId, on the outputs' device. present: the
+    classes of each image, B arrays [T] on the host.
+    """
 
-    classes: Tensor
-    masks: Tensor
-    labelled: Tensor
+    labels: Tensor
+    present: tuple[np.ndarray, ...]
 
 
 def semantic_targets(labels: Tensor) -> Targets:
-    """One mask for every class in labels [H, W]."""
-    classes = labels.unique()
-    classes = classes[classes != UNLABELLED].long()  # [T]
-    masks = (labels[None] == classes[:, None, None]).float()  # [T, H, W]
-    return Targets(classes, masks, (labels != UNLABELLED).float())
+    """One mask for every class in each of labels [B, H, W]."""
+    found = torch.zeros(len(labels), UNLABELLED + 1, dtype=torch.bool, device=labels.device)
+    found.scatter_(1, labels.flatten(1).long(), True)  # [B, 256]
+    present = found[:, :UNLABELLED].cpu().numpy()
+    return Targets(labels, tuple(np.flatnonzero(row) for row in present))
 
 
 def _one_prediction(
     class_logits: Tensor,
     mask_logits: Tensor,
-    targets: Sequence[Targets],
+    targets: Targets,
     generators: Sequence[torch.Generator],
     settings: LossSettings,
     mean_over_processes: Callable[[Tensor], Tensor],
@@ -117,110 +119,165 @@ def _one_prediction(
     [B, Q, h, w].
     """
     B, Q, nothing = class_logits.shape[0], class_logits.shape[1], class_logits.shape[2] - 1
+    matches = match(class_logits, mask_logits, targets, generators, settings)
     truth = torch.full((B, Q), nothing, dtype=torch.long, device=class_logits.device)
+    truth[matches.images, matches.queries] = matches.classes
     mask_sum = class_logits.new_zeros(())
     dice_sum = class_logits.new_zeros(())
-    for b, (target, generator) in enumerate(zip(targets, generators, strict=True)):
-        queries, matched = match(class_logits[b], mask_logits[b], target, generator, settings)
-        truth[b, queries] = target.classes[matched]
-        if len(queries) == 0:
-            continue
-        logits = mask_logits[b, queries].float()  # [T, h, w]
-        points = uncertain_points(logits, generator, settings)  # [T, P, 2]
-        values = sample_points(logits, points)  # [T, P]
-        wanted = sample_points(target.masks[matched], points)
-        weight = sample_points(target.labelled.expand(len(queries), -1, -1), points)
-        mask_sum = mask_sum + _binary_cross_entropy(values, wanted, weight).sum()
-        dice_sum = dice_sum + _dice(values.sigmoid(), wanted, weight).sum()
+    if sum(matches.counts):
+        logits = mask_logits[matches.images, matches.queries].float()  # [N, h, w]
+        points = uncertain_points(logits, matches.counts, generators, settings)  # [N, P, 2]
+        values = sample_points(logits[:, None], points)[:, 0]  # [N, P]
+        ids, shares = labels_at(targets.labels, matches.images, points)  # [N, 4, P]
+        wanted = (shares * (ids == matches.classes[:, None, None])).sum(1)  # [N, P]
+        weight = (shares * (ids != UNLABELLED)).sum(1)
+        mask_sum = _binary_cross_entropy(values, wanted, weight).sum()
+        dice_sum = _dice(values.sigmoid(), wanted, weight).sum()
     weights = class_logits.new_ones(nothing + 1)
     weights[nothing] = settings.no_object
     losses = F.cross_entropy(class_logits.flatten(0, 1), truth.flatten(), weights, reduction="sum")
     class_count = mean_over_processes(weights[truth].sum())
-    mask_count = sum(len(target.classes) for target in targets)
+    mask_count = sum(len(classes) for classes in targets.present)
     masks = mean_over_processes(class_logits.new_tensor(float(mask_count))).clamp_min(1.0)
     return losses / class_count, mask_sum / masks, dice_sum / masks
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which query is to answer for which class: images, queries, classes [N] int64, one image after
+    another; counts: how many of them are of each image.
+    """
+
+    images: Tensor
+    queries: Tensor
+    classes: Tensor
+    counts: tuple[int, ...]
 
 
 @torch.no_grad()
 def match(
     class_logits: Tensor,
     mask_logits: Tensor,
-    target: Targets,
-    generator: torch.Generator,
+    targets: Targets,
+    generators: Sequence[torch.Generator],
     settings: LossSettings,
-) -> tuple[Tensor, Tensor]:
-    """The cheapest one-to-one assignment of queries to masks of one image (Hungarian method).
+) -> Matches:
+    """The cheapest one-to-one assignment of queries to the masks of each image (Hungarian method),
+    at P random points of the image.
 
-    Cost of query q for mask t at P shared random points x:
-    -λ_cls·softmax(class_q)[c_t] + λ_mask·BCE(mask_q, mask_t) + λ_dice·dice(mask_q, mask_t).
-
-    class_logits: [Q, K + 1]. mask_logits: [Q, h, w]. Returns the queries and the indices of their
-    masks, both [min(Q, T)].
+    class_logits: [B, Q, K + 1]. mask_logits: [B, Q, h, w]. min(Q, T) queries of an image are
+    matched. The costs of all images reach the host in one copy.
     """
-    points = _random_points(1, settings.points, generator).expand(len(mask_logits), -1, -1)
-    values = sample_points(mask_logits.float(), points)  # [Q, P]
-    count = len(target.classes)
-    wanted = sample_points(target.masks, points[:1].expand(count, -1, -1))  # [T, P]
-    weight = sample_points(target.labelled[None], points[:1])  # [1, P]
-    cost = matching_cost(class_logits.float(), values, target.classes, wanted, weight, settings)
-    if not cost.isfinite().all():
-        raise FloatingPointError("matching cost is not finite: the network's outputs are NaN")
-    queries, masks = linear_sum_assignment(cost.cpu().numpy().astype(np.float64))
-    device = class_logits.device
-    return torch.as_tensor(queries, device=device), torch.as_tensor(masks, device=device)
+    B, K = class_logits.shape[0], class_logits.shape[2] - 1
+    points = _random_points([1] * B, settings.points, generators)  # [B, P, 2]
+    values = sample_points(mask_logits.float(), points)  # [B, Q, P]
+    ids, shares = labels_at(targets.labels, torch.arange(B, device=points.device), points)
+    wanted = values.new_zeros(B, K + 1, settings.points)  # the last row: unlabelled
+    wanted = wanted.scatter_add_(1, ids.clamp_max(K), shares)[:, :K]
+    weight = (shares * (ids != UNLABELLED)).sum(1, keepdim=True)  # [B, 1, P]
+    costs = matching_cost(class_logits.float(), values, wanted, weight, settings).cpu().numpy()
+    queries, classes = [], []
+    for cost, present in zip(costs.astype(np.float64), targets.present, strict=True):
+        if not np.isfinite(cost).all():
+            raise FloatingPointError("matching cost is not finite: the network's outputs are NaN")
+        rows, columns = linear_sum_assignment(cost[:, present])
+        queries.append(rows)
+        classes.append(present[columns])
+    counts = tuple(len(rows) for rows in queries)
+    table = np.stack(
+        [np.repeat(np.arange(B), counts), np.concatenate(queries), np.concatenate(classes)]
+    )
+    images, chosen, named = torch.from_numpy(table).to(class_logits.device)
+    return Matches(images, chosen, named, counts)
 
 
 def matching_cost(
     class_logits: Tensor,
     values: Tensor,
-    classes: Tensor,
     wanted: Tensor,
     weight: Tensor,
     settings: LossSettings,
 ) -> Tensor:
-    """Cost [Q, T] of class_logits [Q, K + 1] and mask logits `values` [Q, P] for classes [T] and
-    masks `wanted` [T, P]; points count by `weight` [1, P].
+    """Cost [B, Q, K] of query q for the mask of class k at points x:
+    -λ_cls·softmax(class_q)[k] + λ_mask·BCE(mask_q, mask_k) + λ_dice·dice(mask_q, mask_k).
+
+    class_logits: [B, Q, K + 1]. values: mask logits [B, Q, P]. wanted: masks [B, K, P]. weight: of
+    the points [B, 1, P].
     """
-    of_class = -class_logits.softmax(-1)[:, classes]  # [Q, T]
+    of_class = -class_logits.softmax(-1)[..., :-1]  # [B, Q, K]
     # BCE(x, y) = softplus(x) - x·y, split so that it is a matrix product.
-    total = weight.sum().clamp_min(1.0)
-    weighted = wanted * weight
-    of_mask = ((F.softplus(values) * weight).sum(-1, keepdim=True) - values @ weighted.T) / total
+    total = weight.sum(-1, keepdim=True).clamp_min(1.0)  # [B, 1, 1]
+    weighted = (wanted * weight).mT  # [B, P, K]
+    of_mask = ((F.softplus(values) * weight).sum(-1, keepdim=True) - values @ weighted) / total
     probability = values.sigmoid()
-    overlap = probability @ weighted.T
-    sizes = (probability * weight).sum(-1)[:, None] + weighted.sum(-1)[None]
+    overlap = probability @ weighted
+    sizes = (probability * weight).sum(-1, keepdim=True) + weighted.sum(-2, keepdim=True)
     of_dice = 1 - (2 * overlap + 1) / (sizes + 1)
     return settings.classes * of_class + settings.mask * of_mask + settings.dice * of_dice
 
 
-def uncertain_points(logits: Tensor, generator: torch.Generator, settings: LossSettings) -> Tensor:
-    """Points [T, P, 2] for masks [T, h, w]: `importance`·P of the `oversample`·P random candidates
+def uncertain_points(
+    logits: Tensor,
+    counts: Sequence[int],
+    generators: Sequence[torch.Generator],
+    settings: LossSettings,
+) -> Tensor:
+    """Points [N, P, 2] for masks [N, h, w]: `importance`·P of the `oversample`·P random candidates
     with the smallest |logit|, the rest uniformly random (arXiv 1912.08193, section 3.1).
+
+    counts: how many of the masks are of each image, whose generator draws their points.
     """
-    count = len(logits)
     with torch.no_grad():
         chosen = int(settings.importance * settings.points)
-        candidates = _random_points(count, settings.oversample * settings.points, generator)
-        certainty = sample_points(logits, candidates).abs()  # [T, oversample·P]
+        candidates = _random_points(counts, settings.oversample * settings.points, generators)
+        certainty = sample_points(logits[:, None], candidates)[:, 0].abs()  # [N, oversample·P]
         nearest = certainty.topk(chosen, largest=False, sorted=False).indices[..., None]
-        uncertain = candidates.gather(1, nearest.expand(-1, -1, 2))  # [T, chosen, 2]
-        rest = _random_points(count, settings.points - chosen, generator)
+        uncertain = candidates.gather(1, nearest.expand(-1, -1, 2))  # [N, chosen, 2]
+        rest = _random_points(counts, settings.points - chosen, generators)
     return torch.cat([uncertain, rest], dim=1)
 
 
+def labels_at(labels: Tensor, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The four pixels around each point, and their bilinear shares: both [N, 4, P].
+
+    labels: [B, H, W]. images: [N], the image of each row of points [N, P, 2] (x, y in 0..1). What
+    `sample_points` gives of a class's mask is the sum of the shares of its pixels; no mask of a
+    whole image is ever made. ids: int64 trainId. shares: float32.
+    """
+    H, W = labels.shape[1:]
+    x = (points[..., 0] * W - 0.5).clamp(0, W - 1)  # [N, P]
+    y = (points[..., 1] * H - 0.5).clamp(0, H - 1)
+    left, top = x.floor(), y.floor()
+    x, y = x - left, y - top
+    left, top = left.long(), top.long()
+    right, below = (left + 1).clamp_max(W - 1), (top + 1).clamp_max(H - 1)
+    pixels = torch.stack([top * W + left, top * W + right, below * W + left, below * W + right], 1)
+    shares = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], 1)
+    ids = labels.flatten(1)[images[:, None, None], pixels]  # [N, 4, P]
+    return ids.long(), shares
+
+
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Maps [N, h, w] at points [N, P, 2] (x, y in 0..1), bilinear: [N, P].
+    """Maps [N, C, h, w] at points [N, P, 2] (x, y in 0..1), bilinear: [N, C, P].
 
     The centre of the first pixel is at x = 0.5 / w. Borders are clamped, as they are where masks
     are enlarged for inference.
     """
     grid = (2 * points[:, None] - 1).to(maps.dtype)  # [N, 1, P, 2]
-    sampled = F.grid_sample(maps[:, None], grid, padding_mode="border", align_corners=False)
-    return sampled[:, 0, 0]  # [N, 1, 1, P] -> [N, P]
+    sampled = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+    return sampled[:, :, 0]  # [N, C, 1, P] -> [N, C, P]
 
 
-def _random_points(count: int, points: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, points, 2, generator=generator, device=generator.device)
+def _random_points(
+    counts: Sequence[int], points: int, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Points [N, P, 2] in 0..1: `counts` rows of each generator, one after another."""
+    return torch.cat(
+        [
+            torch.rand(count, points, 2, generator=generator, device=generator.device)
+            for count, generator in zip(counts, generators, strict=True)
+        ]
+    )
 
 
 def _binary_cross_entropy(values: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from argparse import ArgumentParser, Namespace
 from datetime import timedelta
 from pathlib import Path
 
+import cv2
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -65,6 +66,7 @@ def run(args: Namespace) -> int:
     device = join_processes(args.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    cv2.setNumThreads(1)  # the loader's workers, forked from here, are what runs side by side
     main_process = not dist.is_initialized() or dist.get_rank() == 0
     renderers = [start_renderer(d) for d in config.train if d.render and main_process]
     try:
