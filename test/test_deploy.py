@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from test_export import shallow
 from torch.export import Dim, export
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from depthforge_ros.engine.build import untrained_network
@@ -98,10 +99,33 @@ def test_sampling_by_bags_agrees_inside_and_outside():
     centres = torch.rand(N, 2, dtype=torch.float64)
     offsets = 4 * torch.randn(2, N, 3, 2, 4, 2, dtype=torch.float64)
     weights = torch.rand(2, N, 3, 2, 4, dtype=torch.float64)
-    wanted = sample_by_grid(value, centres, offsets, weights, shapes)
-    found = sample_by_bags(value, centres, offsets, weights, shapes)
+    extents = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float64)
+    wanted = sample_by_grid(value, centres, offsets, weights, shapes, extents)
+    found = sample_by_bags(value, centres, offsets, weights, shapes, extents)
     torch.testing.assert_close(found, wanted)
     assert wanted.abs().max() > 1
+
+
+class Uploads(TorchDispatchMode):
+    """Counts tensors made from Python numbers: each of them is a copy to a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.count += operator in (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_frame_copies_nothing_to_the_device(name, sampling):
+    """A CUDA graph cannot record such a copy, and without a graph every one of them waits."""
+    deployed = deploy(untrained_network(VARIANTS[name]()).eval(), 64, 96, sampling=sampling)
+    with torch.no_grad(), Uploads() as uploads:
+        torch.zeros(1).new_tensor([1.0])
+        assert uploads.count == 1  # such as this one
+        deployed(random_images(64, 96))
+    assert uploads.count == 1
 
 
 @pytest.mark.parametrize("sampling", Sampling)

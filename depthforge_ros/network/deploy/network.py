@@ -100,6 +100,7 @@ class Deployed(nn.Module):
             "depth_patches": depth.patches,
             "pixel_positions": pixels.positions,
             "pixel_centres": pixels.centres,
+            "pixel_extents": pixels.extents,
         }
         tensors |= {f"rotation{index}": table for index, table in enumerate(visual.rotation)}
         keys = folded.mask_decoder.tables(shapes)
@@ -124,7 +125,9 @@ class Deployed(nn.Module):
             )
         ]
         finest = folded.refinement(levels)
-        pixels = PixelTables(self.shapes, self.pixel_positions, self.pixel_centres)
+        pixels = PixelTables(
+            self.shapes, self.pixel_positions, self.pixel_centres, self.pixel_extents
+        )
         narrow = [level.narrow for level in reversed(levels[1:])]
         features, memories = folded.pixel_decoder(finest, narrow, pixels)
         keys = [self.get_buffer(f"key_positions{index}") for index in range(self.keys)]

@@ -38,11 +38,14 @@ class PixelTables:
     """What the pixel decoder adds for one size. shapes: (h, w) of the levels, coarse to fine.
 
     positions: [N, D], N counting the positions of all levels. centres: [N, 2], (x, y) in 0..1.
+    extents: [levels, 2], (w, h); a table too, since numbers that become a tensor in every frame are
+    a copy to the GPU in every frame, which cannot be recorded in a CUDA graph.
     """
 
     shapes: tuple[tuple[int, int], ...]
     positions: Tensor
     centres: Tensor
+    extents: Tensor
 
 
 class DeployedAttention(nn.Module):
@@ -69,7 +72,8 @@ class DeployedAttention(nn.Module):
         offsets = offsets.unflatten(2, (*each, 2))
         weights = weights.unflatten(2, (self.heads, -1)).softmax(-1).unflatten(3, each[1:])
         value = self.value(x).to(x.dtype).unflatten(2, (self.heads, -1))
-        return self.output(self.sample(value, tables.centres, offsets, weights, tables.shapes))
+        places = (tables.centres, offsets, weights, tables.shapes, tables.extents)
+        return self.output(self.sample(value, *places))
 
 
 class DeployedEncoderLayer(nn.Module):
@@ -107,7 +111,10 @@ class DeployedPixelDecoder(nn.Module):
             for (h, w), own in zip(shapes, encoding, strict=True)
         ]
         centres = [pixel_centres(h, w, encoding) for h, w in shapes]
-        return PixelTables(shapes, torch.cat(positions), torch.cat(centres).to(encoding.dtype))
+        extents = encoding.new_tensor([(w, h) for h, w in shapes])
+        return PixelTables(
+            shapes, torch.cat(positions), torch.cat(centres).to(encoding.dtype), extents
+        )
 
     def forward(
         self, finest: Tensor, levels: list[Tensor], tables: PixelTables

@@ -3,7 +3,8 @@
 
 All take value [B, N, heads, D], N counting the positions of all levels of `shapes` (h, w);
 centres [N, 2] of the looking positions, (x, y) in 0..1; offsets [B, N, heads, levels, points, 2]
-from there in pixels of the level looked at; weights [B, N, heads, levels, points]. All return
+from there in pixels of the level looked at; weights [B, N, heads, levels, points]; extents
+[levels, 2], the (w, h) of `shapes` on the device. All return
 Σ weight·value [B, N, heads·D], bilinear, 0 outside.
 """
 
@@ -31,15 +32,15 @@ def sample_by_grid(
     offsets: Tensor,
     weights: Tensor,
     shapes: tuple[tuple[int, int], ...],
+    extents: Tensor,
 ) -> Tensor:
     """By F.grid_sample, level by level."""
     B, _, heads, D = value.shape
     sampled = []
     for level, part in enumerate(value.split([h * w for h, w in shapes], dim=1)):
         h, w = shapes[level]
-        extent = offsets.new_tensor((2.0 / w, 2.0 / h))
         corner = 2 * centres[:, None, None] - 1  # [N, 1, 1, 2], grid_sample's -1..1
-        places = corner + offsets[:, :, :, level] * extent  # [B, N, heads, points, 2]
+        places = corner + offsets[:, :, :, level] * (2 / extents[level])  # [B, N, heads, points, 2]
         places = places.transpose(1, 2).flatten(0, 1)  # [B·heads, N, points, 2]
         part = part.permute(0, 2, 3, 1).reshape(B * heads, D, h, w)
         sampled.append(F.grid_sample(part, places, mode="bilinear", align_corners=False))
@@ -55,6 +56,7 @@ def sample_by_gather(
     offsets: Tensor,
     weights: Tensor,
     shapes: tuple[tuple[int, int], ...],
+    extents: Tensor,
 ) -> Tensor:
     """By index: the four pixels around every place, each with its share."""
     B, N, heads, D = value.shape
@@ -63,8 +65,7 @@ def sample_by_gather(
     mixed = torch.zeros_like(value)
     start = 0
     for level, (h, w) in enumerate(shapes):
-        extent = offsets.new_tensor((w, h))
-        places = centres[:, None, None] * extent - 0.5 + offsets[:, :, :, level]
+        places = centres[:, None, None] * extents[level] - 0.5 + offsets[:, :, :, level]
         low = places.floor()  # [B, N, heads, points, 2]
         share = places - low
         x, y = low.unbind(-1)
@@ -88,6 +89,7 @@ def sample_by_bags(
     offsets: Tensor,
     weights: Tensor,
     shapes: tuple[tuple[int, int], ...],
+    extents: Tensor,
 ) -> Tensor:
     """By weighted sums of rows, F.embedding_bag: the fastest on a CPU, which stores no samples.
 
