@@ -203,8 +203,11 @@ def test_of_two_processes_one_builds_and_the_other_waits(tmp_path):
     assert log.read_text() == "built\n"
 
 
-def test_waiting_for_another_process_can_be_given_up(cache):
-    with cache.lock(KEY):
+def test_waiting_for_another_process_is_said_and_can_be_given_up(cache):
+    waited = []
+    with cache.lock(KEY, waiting=lambda: waited.append("alone")):
         other = EngineCache(cache.folder)
-        with pytest.raises(GivenUpError), other.lock(KEY, wanted=lambda: False):
+        lock = other.lock(KEY, wanted=lambda: False, waiting=lambda: waited.append("behind"))
+        with pytest.raises(GivenUpError), lock:
             pass
+    assert waited == ["behind"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,15 @@ from rosbags.rosbag2 import Reader
 
 from depthforge_ros import cli
 from depthforge_ros.ros import segments
-from depthforge_ros.ros.bags import own_topic
+from depthforge_ros.ros.annotation import Summary
+from depthforge_ros.ros.bags import BagError, own_topic
 from depthforge_ros.ros.many_bags import (
     BUSY,
     DONE,
     FAILED,
     INTERRUPTED,
+    Work,
+    annotate_here,
     find_work,
     shard_of,
     worst,
@@ -250,3 +254,28 @@ def test_wrong_options(options: list[str], error: str, capsys: pytest.CaptureFix
 )
 def test_one_status_of_many(statuses: set[int], one: int) -> None:
     assert worst(statuses) == one
+
+
+def test_lines_of_workers_never_run_into_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python that does not buffer hands every `write` to the pipe at once, so a line is one."""
+    pieces: list[str] = []
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "write", pieces.append)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    work = [Work(tmp_path / name, tmp_path / "out" / name) for name in ("a", "b", "c", "d")]
+    done = Summary(3, 0, 0, {}, messages=6, finished=True)
+    there = ExistsError(work[1].target, "")
+    outcomes = iter([done, there, TakenError("taken"), BagError("bad")])
+
+    def annotate_one(_: Work) -> Summary:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    assert annotate_here(work, annotate_one) == FAILED
+    assert len(pieces) == 4
+    assert all(piece.count("\n") == 1 and piece.endswith("\n") for piece in pieces)

@@ -19,6 +19,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from depthforge_ros.resources import sha256_of
 
@@ -101,8 +102,14 @@ class EngineCache:
         return entry
 
     @contextlib.contextmanager
-    def lock(self, key: Key, wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Hold the right to build an entry; other processes that want the same one wait.
+    def lock(
+        self,
+        key: Key,
+        wanted: Callable[[], bool] = lambda: True,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Iterator[None]:
+        """Hold the right to build an entry; other processes that want the same one wait. `waiting`
+        is called once, where another process has it.
 
         Raises CacheError where the folder cannot be made or written, GivenUpError once the lock is
         no longer wanted.
@@ -114,14 +121,12 @@ class EngineCache:
         except OSError as error:
             raise CacheError(f"engine cache {self.folder} cannot be written: {error}") from error
         with file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process
-                    break
-                except BlockingIOError:
-                    if not wanted():
-                        raise GivenUpError from None
-                    time.sleep(LOCK_POLL_S)
+            if not _locked(file):
+                waiting()
+            while not _locked(file):
+                if not wanted():
+                    raise GivenUpError
+                time.sleep(LOCK_POLL_S)
             yield
 
     def _must_be_own(self) -> None:
@@ -155,6 +160,15 @@ def entry_name(key: Key) -> str:
 
 def _described(path: Path) -> dict[str, str | int]:
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock of an open file is ours, now or from before; gone with the process."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read(manifest: Path) -> dict:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,8 +95,9 @@ class Compiler:
         with contextlib.ExitStack() as stack:
             locked = False
             with self._cache_at_will():
-                self._journal.proceed(f"{what}: waiting for another process that builds it")
-                stack.enter_context(self._cache.lock(key, self._wanted))
+                told = f"{what}: waiting for another process that builds it"
+                waiting = functools.partial(self._journal.proceed, told)
+                stack.enter_context(self._cache.lock(key, self._wanted, waiting))
                 locked = True
             if locked and (found := self._find(key)) is not None:
                 return found  # the other process built it

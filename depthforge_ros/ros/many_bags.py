@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from depthforge_ros.ros.annotation import Summary
 from depthforge_ros.ros.bags import BagError, is_bag
@@ -96,28 +97,37 @@ def annotate_here(work: Sequence[Work], annotate: Annotate) -> int:
         except ExistsError as error:
             statuses.add(_told_of_existing(item, error))
         except TakenError:
-            print(f"{item.target}: another process writes it", flush=True)
+            _say(f"{item.target}: another process writes it")
             statuses.add(BUSY)
         except BagError as error:
-            print(f"{item.source}: {error}", file=sys.stderr)
+            _say(f"{item.source}: {error}", sys.stderr)
             statuses.add(FAILED)
         except (OSError, sqlite3.Error) as error:
-            print(f"writing {item.target} failed: {error}", file=sys.stderr)
+            _say(f"writing {item.target} failed: {error}", sys.stderr)
             return FAILED
         else:
             if not summary.finished:
-                print(f"{item.target}: stopped; the same command goes on from there", flush=True)
+                _say(f"{item.target}: stopped; the same command goes on from there")
                 return INTERRUPTED
-            print(f"{item.target}: {summary.told()}", flush=True)
+            _say(f"{item.target}: {summary.told()}")
     return worst(statuses)
 
 
 def _told_of_existing(item: Work, error: ExistsError) -> int:
     if not error.difference:
-        print(f"{item.target}: is there already", flush=True)
+        _say(f"{item.target}: is there already")
         return DONE
-    print(f"{item.target} is there, but made differently: {error.difference}", file=sys.stderr)
+    _say(f"{item.target} is there, but made differently: {error.difference}", sys.stderr)
     return FAILED
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    """A line on stdout or another stream, in one piece. `print` writes its end apart where Python
+    is told not to buffer, and then lines of two workers run into each other.
+    """
+    stream = stream or sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def worst(statuses: set[int]) -> int:
