@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the documents promise, held against the code.
 
-UPDATE_DOCS=1 python -m pytest test/test_docs.py   writes the README's parameter table anew
+UPDATE_DOCS=1 python -m pytest test/test_docs.py   writes the README's parameter table and
+                                                   config/depthforge.yaml anew
 """
 
 import argparse
 import ast
+import dataclasses
 import json
 import os
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from depthforge_ros.frame import DepthKind
 from depthforge_ros.ros import freshness, health
 from depthforge_ros.ros.declarations import EFFECT_TEXTS, declarations
 from depthforge_ros.ros.messages import INPUT_ENCODINGS, BadImage
-from depthforge_ros.ros.parameters import LATCHED, OUTPUTS
+from depthforge_ros.ros.parameters import LATCHED, OUTPUTS, Parameters
 from depthforge_ros.variant import load_variant, variant_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +67,43 @@ def test_the_readmes_parameter_table_is_what_is_declared():
         README.write_text(before + BEGIN + parameter_table() + END + after, "utf-8")
         written = parameter_table()
     assert written == parameter_table(), "run with UPDATE_DOCS=1"
+
+
+PARAMETER_FILE = ROOT / "config" / "depthforge.yaml"
+PARAMETER_FILE_HEAD = """\
+# SPDX-License-Identifier: Apache-2.0
+# Every parameter of the node with its default. Copy this file, keep what you change.
+# live: acts at the next frame. configure: set it while the node is unconfigured. startup: once.
+/**:
+  ros__parameters:
+"""
+
+
+def parameter_file():
+    """config/depthforge.yaml as the declarations have it."""
+    parts = []
+    for field in dataclasses.fields(Parameters):
+        allowed = field.metadata
+        said = f"{field.name} ({allowed['effect'].value}): {allowed['description']}"
+        if allowed["low"] is not None:
+            said += f" {allowed['low']:g}..{allowed['high']:g}."
+        said = textwrap.fill(
+            said,
+            100,
+            initial_indent="    # ",
+            subsequent_indent="    # ",
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        parts.append(f"{said}\n    {field.name}: {json.dumps(default)}\n")
+    return PARAMETER_FILE_HEAD + "\n".join(parts)
+
+
+def test_the_parameter_file_is_what_is_declared():
+    if os.environ.get("UPDATE_DOCS"):
+        PARAMETER_FILE.write_text(parameter_file(), "utf-8")
+    assert PARAMETER_FILE.read_text("utf-8") == parameter_file(), "run with UPDATE_DOCS=1"
 
 
 def test_the_topics_are_the_nodes():

@@ -76,12 +76,6 @@ def test_the_parameter_file_holds_every_parameter_with_its_default() -> None:
     }
 
 
-def test_the_parameter_file_says_when_each_one_acts() -> None:
-    text = (ROOT / "config" / "depthforge.yaml").read_text("utf-8")
-    for name, field in FIELDS.items():
-        assert f"# {name} ({field.metadata['effect'].value}): " in text
-
-
 def test_every_parameter_is_read() -> None:
     """As an attribute that is no method, in a file other than the one that declares it or in what
     it offers.
