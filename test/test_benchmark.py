@@ -15,8 +15,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from depthforge_ros import cli
-from depthforge_ros.benchmark import failed
-from depthforge_ros.benchmark.topics import Result, cpu_seconds, processor, resident_mib
+from depthforge_ros.benchmark.machine import processor
+from depthforge_ros.benchmark.node import failed
+from depthforge_ros.benchmark.topics import Result, cpu_seconds, resident_mib
 from depthforge_ros.ros.recorder import Recorded, serialized_header
 
 

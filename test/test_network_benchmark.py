@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,22 @@ def test_stages_are_the_whole_and_count_what_the_formula_says():
         assert counts["visual encoder"] == counts["depth encoder"] == encoder
     for stage in STAGES:
         assert flops["fp32"][stage] <= flops["plain"][stage]
+
+
+WITHOUT_ROS = """
+import sys
+sys.modules.update(dict.fromkeys(("rclpy", "rosbags", "sensor_msgs", "rcl_interfaces")))
+from depthforge_ros import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_network_is_measured_where_there_is_no_ros():
+    options = ["network", "fp32", "--variant", str(TINY / "tiny.yaml"), "--crop", "32x32"]
+    command = [sys.executable, "-c", WITHOUT_ROS, "benchmark", *options, "--runs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fp32: median" in done.stdout
 
 
 def test_the_seconds_of_all_stages_are_those_of_the_run():

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depthforge_ros.benchmark.ceiling import matmul_flops_per_s
+from depthforge_ros.benchmark.machine import matmul_flops_per_s, processor
 from depthforge_ros.benchmark.settings import SETTINGS, Prepared, countable, prepare
 from depthforge_ros.benchmark.stages import STAGES, stage_flops, stage_seconds
-from depthforge_ros.benchmark.topics import processor
 from depthforge_ros.engine.build import load_network, pick_device
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.variant import load_variant

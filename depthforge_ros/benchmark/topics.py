@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from depthforge_ros.benchmark.machine import processor
 from depthforge_ros.ros.camera import FRAME_ID
 from depthforge_ros.ros.processes import (
     Process,
@@ -197,12 +198,3 @@ def resident_mib(pid: int) -> float:
     """Memory of a process that is in RAM and not shared: a shared-memory transport is no leak."""
     pages = [int(field) for field in Path(f"/proc/{pid}/statm").read_text("utf-8").split()]
     return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def processor() -> str:
-    """The name of the CPU, or its architecture where the kernel does not tell the name."""
-    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.machine()

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast this machine multiplies matrices at best: what a network can be held against."""
+"""This machine: its processor, and how fast it multiplies matrices at best, which a network can be
+held against.
+"""
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +17,15 @@ from depthforge_ros.network.deploy.cpu import has_onednn, laid_out, multiply
 
 SIDES = (1024, 2048)
 REPEATS = 5
+
+
+def processor() -> str:
+    """The name of the CPU, or its architecture where the kernel does not tell the name."""
+    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
