@@ -73,7 +73,8 @@ def test_depth_losses_against_plain_loops() -> None:
         far = truth[place] >= 80
         wanted = 80.0 if far else max(0.5, float(truth[place]))
         difference = math.log(guess[place]) - math.log(wanted)
-        error += abs(difference) * (0.2 if far else 1.0)
+        ratio = min(float(guess[place]) / wanted, 4.0)
+        error += (abs(difference) + abs(ratio - 1)) / 2 * (0.2 if far else 1.0)
         weight += 0.2 if far else 1.0
         if not far:
             log[place] = difference

@@ -30,6 +30,7 @@ LOSS_STRIDE = 2
 FAR_WEIGHT = 0.2
 EDGE_WEIGHT = 0.5
 MIN_DEPTH_M = 0.5
+MAX_RATIO = 4.0
 
 
 class DenseHead(nn.Module):
@@ -138,7 +139,7 @@ def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class DepthTask(nn.Module):
-    """Stage depth: log depth and its edges, on metric depth."""
+    """Stage depth: log and relative depth and edges, on metric depth."""
 
     def __init__(self, network: DepthForge) -> None:
         super().__init__()
@@ -181,11 +182,15 @@ class DepthTask(nn.Module):
             truth_m = truth_m * (head.focal_px / batch.focal_px)[:, None, None]
         error, edges = depth_losses(self.depth(batch.images).float(), truth_m, head.max_depth_m)
         loss = error + EDGE_WEIGHT * edges
-        return TaskLoss(loss, {"log": error.detach(), "edges": edges.detach()})
+        return TaskLoss(loss, {"error": error.detach(), "edges": edges.detach()})
 
 
 def depth_losses(depth_m: Tensor, truth_m: Tensor, limit_m: float) -> tuple[Tensor, Tensor]:
-    """Mean |log d - log d*|, and the mean of the same for differences between neighbours.
+    """The mean of |log d/d*| and |d/d* - 1|, and for the differences of log d/d* between neighbours
+    the mean of their sizes.
+
+    The second error is AbsRel, by which depth is judged; the first also teaches what is far too
+    near, and alone what is more than four times too far.
 
     depth_m, truth_m: [B, H, W]. Truth beyond the limit, +Inf too, counts as the limit with weight
     0.2: it must be far, but how far cannot be said. NaN truth weighs nothing.
@@ -194,7 +199,9 @@ def depth_losses(depth_m: Tensor, truth_m: Tensor, limit_m: float) -> tuple[Tens
     truth = truth_m.nan_to_num(limit_m, posinf=limit_m).clamp(MIN_DEPTH_M, limit_m)
     weight = known * torch.where(truth < limit_m, 1.0, FAR_WEIGHT)
     difference = depth_m.clamp_min(1e-3).log() - truth.log()  # [B, H, W]
-    error = (weight * difference.abs()).sum() / weight.sum().clamp_min(1.0)
+    relative = difference.exp().clamp_max(MAX_RATIO) - 1
+    error = (difference.abs() + relative.abs()) / 2
+    error = (weight * error).sum() / weight.sum().clamp_min(1.0)
     edges = error.new_zeros(())
     for axis in (1, 2):
         both = (weight == 1.0).narrow(axis, 1, weight.shape[axis] - 1) & (weight == 1.0).narrow(
