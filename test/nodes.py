@@ -19,6 +19,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -116,6 +117,7 @@ class Bench(Listener):
         self.image = self.node.create_publisher(Image, "/image", SENSOR)
         self.compressed = self.node.create_publisher(CompressedImage, "/image/compressed", SENSOR)
         self.camera_info = self.node.create_publisher(CameraInfo, "/camera_info", SENSOR)
+        self.clients: dict[str, Client] = {}
 
     def status(self) -> DiagnosticStatus:
         return self.diagnostics[-1].status[0]
@@ -153,11 +155,18 @@ class Bench(Listener):
         return found[0]
 
     def call(self, kind: type, service: str, request: Any) -> Any:
-        client = self.node.create_client(kind, f"{self.name}/{service}")
+        """The answer of a service of the node.
+
+        A client is kept: a server may answer a new one before it has met the client's reader, and
+        that answer is lost.
+        """
+        path = f"{self.name}/{service}"
+        if path not in self.clients:
+            self.clients[path] = self.node.create_client(kind, path)
+        client = self.clients[path]
         self.spin_until(client.service_is_ready)
         future = client.call_async(request)
         self.spin_until(future.done, 60.0)
-        self.node.destroy_client(client)
         return future.result()
 
     def change(self, transition: int) -> bool:

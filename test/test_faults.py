@@ -77,7 +77,7 @@ def bench(lasting_bench: Bench) -> Iterator[Bench]:
         node.destroy_subscription(subscription)
     for publisher in {*node.publishers} - kept:
         node.destroy_publisher(publisher)
-    for client in {*node.clients} - kept:
+    for client in {*node.clients} - kept - {*lasting_bench.clients.values()}:
         node.destroy_client(client)
 
 
