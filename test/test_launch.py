@@ -214,7 +214,9 @@ sys.exit(service.run())
 def launched(tmp_path: Path):
     """Starts a launch file with arguments; its process, whose output is in launch.log."""
     pytest.importorskip("launch_ros", reason="needs launch and launch_ros of a ROS distribution")
-    packages = pytest.importorskip("ament_index_python.packages")
+    packages = pytest.importorskip(
+        "ament_index_python.packages", reason="needs ament_index_python of a ROS distribution"
+    )
     try:
         packages.get_package_prefix("depthforge_ros")
     except packages.PackageNotFoundError:

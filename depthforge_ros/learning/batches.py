@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,14 +50,12 @@ class Batch:
         return self._with(Tensor.pin_memory)
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            change(self.images),
-            change(self.labels),
-            change(self.depth_m),
-            change(self.focal_px),
-            self.numbers,
-            self.names,
-            self.skipped,
+        return replace(
+            self,
+            images=change(self.images),
+            labels=change(self.labels),
+            depth_m=change(self.depth_m),
+            focal_px=change(self.focal_px),
         )
 
 

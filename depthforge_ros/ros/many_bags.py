@@ -162,7 +162,7 @@ def annotate_with_workers(
     statuses = set()
     for process in processes:
         if process.exitcode not in (DONE, FAILED, BUSY, INTERRUPTED):
-            print(f"a worker ended with status {process.exitcode}", file=sys.stderr)
+            _say(f"a worker ended with status {process.exitcode}", sys.stderr)
         statuses.add(process.exitcode)
     if all(item.target.exists() for item in work):
         statuses.discard(BUSY)  # with what another of these workers had in hand
@@ -175,7 +175,7 @@ def _exit_with(start: Callable[[Sequence[Work]], int], work: Sequence[Work]) -> 
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (ValueError, OSError) as error:
-        print(f"depthforge annotate: {error}", file=sys.stderr)
+        _say(f"depthforge annotate: {error}", sys.stderr)
         sys.exit(FAILED)
 
 
