@@ -73,7 +73,7 @@ setup(
     entry_points={
         "console_scripts": [
             "depthforge = depthforge_ros.cli:main",
-            "depthforge_node = depthforge_ros.ros.node:main",
+            "depthforge_node = depthforge_ros.ros.node.node:main",
         ],
     },
 )

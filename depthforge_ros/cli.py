@@ -8,15 +8,16 @@ chosen, so that `depthforge --help` answers without loading torch or rclpy.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from textwrap import dedent, indent
 from typing import NamedTuple, Protocol
 
 from depthforge_ros import __version__
-from depthforge_ros.process import calm_idle_threads
+from depthforge_ros.cpu_tuning import calm_idle_threads
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what a shell gives for SIGINT
@@ -33,96 +34,46 @@ class VerbModule(Protocol):
 
 
 class Verb(NamedTuple):
-    """One line of help, and how to get at the module."""
+    """One line of the overview, and the module of the verb below the package."""
 
     help: str
-    load: Callable[[], VerbModule]
+    module: str
 
-
-def _demo() -> VerbModule:
-    from depthforge_ros.demo import command
-
-    return command
-
-
-def _play() -> VerbModule:
-    from depthforge_ros.ros import player
-
-    return player
-
-
-def _annotate() -> VerbModule:
-    from depthforge_ros.ros import annotate
-
-    return annotate
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default where there is one: not for flags, nor for what may be left out."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        told = action.default is not None and action.default is not False and action.default != ""
-        return super()._get_help_string(action) if told else action.help
-
-
-def _benchmark() -> VerbModule:
-    from depthforge_ros import benchmark
-
-    return benchmark
-
-
-def _compile() -> VerbModule:
-    from depthforge_ros.engine import command
-
-    return command
-
-
-def _train() -> VerbModule:
-    from depthforge_ros.learning import train
-
-    return train
-
-
-def _evaluate() -> VerbModule:
-    from depthforge_ros.learning import evaluate
-
-    return evaluate
-
-
-def _weights() -> VerbModule:
-    from depthforge_ros.weights import command
-
-    return command
-
-
-def _doctor() -> VerbModule:
-    from depthforge_ros import doctor
-
-    return doctor
-
-
-def _transport() -> VerbModule:
-    from depthforge_ros import transport
-
-    return transport
+    def load(self) -> VerbModule:
+        """Import the module. Raise ModuleNotFoundError if one that it needs is not installed."""
+        return importlib.import_module(f"depthforge_ros.{self.module}")
 
 
 VERBS = {
-    "demo": Verb("images through the real node over DDS into masks you can look at", _demo),
-    "play": Verb("publish a folder of images or a bag as if it were live", _play),
-    "annotate": Verb("write a bag with masks and depth beside the images of another", _annotate),
-    "benchmark": Verb("measure what the node costs, from the stamp to the mask", _benchmark),
-    "compile": Verb("build engines ahead, or list what TensorRT would not take", _compile),
-    "train": Verb("train one stage of a network, or go on where it was stopped", _train),
-    "weights": Verb("list, fetch, convert and inspect the weights of networks", _weights),
-    "doctor": Verb("look whether this machine is fit to run the node, and say what to do", _doctor),
-    "transport": Verb("write a Fast DDS profile with room for your cameras' images", _transport),
-    "evaluate": Verb("mIoU, depth errors and calibration on labelled images", _evaluate),
+    "demo": Verb("run images through the real node over DDS, write pictures", "demo.demo_command"),
+    "play": Verb("publish images or a bag as if they were live", "ros.play.play_command"),
+    "annotate": Verb("copy a bag and add masks and depth", "ros.bags.annotate_command"),
+    "benchmark": Verb("measure the node or the network alone", "benchmark.benchmark_command"),
+    "compile": Verb(
+        "build engines ahead of time, or list unsupported operators", "engine.compile_command"
+    ),
+    "train": Verb("train one stage of a network, or resume it", "learning.train_command"),
+    "evaluate": Verb(
+        "measure mIoU, depth errors and calibration on labelled images", "learning.evaluate_command"
+    ),
+    "weights": Verb("list, fetch, convert and inspect weights", "weights.weights_command"),
+    "doctor": Verb("check whether this machine can run the node", "doctor.doctor_command"),
+    "transport": Verb("write a Fast DDS profile sized for your cameras", "transport_command"),
 }
+"""The verb V is in the module V_command."""
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default if it says something: not for flags, nor for empty values."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, ""):
+            return action.help
+        return super()._get_help_string(action)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code. Bad input is told in short on stderr, with exit code 2."""
+    """Run one verb and return the exit code. Print bad input as one line on stderr and return 2."""
     calm_idle_threads()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = ArgumentParser(prog="depthforge", description="DepthForge on ROS 2, offline tools.")
@@ -157,12 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if "--traceback" in arguments:
             raise
-        text = told(error)
+        text = error_text(error)
     print(f"depthforge {name}: {text}", file=sys.stderr)
     return EXIT_BAD_INPUT
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """The text of an error: one line, and below it what the error indents by two or more.
 
     So a folder tree or a list of faults keeps its lines, and a wrapped sentence does not.

@@ -78,8 +78,8 @@ def condition_of(rgb: np.ndarray, confidence: np.ndarray) -> Condition:
     )
 
 
-def _percentiles(values: np.ndarray, wanted: tuple[float, ...]) -> list[float]:
+def _percentiles(values: np.ndarray, requested: tuple[float, ...]) -> list[float]:
     """Percentiles of bytes, by their histogram: sorting takes ten times as long."""
     count = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel()  # [256]
     reached = np.cumsum(count) / values.size
-    return [float(np.searchsorted(reached, share / 100)) for share in wanted]
+    return [float(np.searchsorted(reached, share / 100)) for share in requested]

@@ -42,15 +42,15 @@ class Frame:
 
     def __post_init__(self) -> None:
         if self.focal_px is not None and not self.focal_px > 0:
-            raise ValueError(f"focal_px is {self.focal_px}; wanted a positive number, or None")
+            raise ValueError(f"focal_px is {self.focal_px}; expected a positive number, or None")
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:
             raise ValueError(
-                f"rgb is {list(self.rgb.shape)} {self.rgb.dtype}; wanted [H, W, 3] uint8"
+                f"rgb is {list(self.rgb.shape)} {self.rgb.dtype}; expected [H, W, 3] uint8"
             )
         short, long = sorted(self.rgb.shape[:2])
         if short < MIN_SIDE_PX or long > MAX_ASPECT * short:
             raise ValueError(
-                f"image is {self.width}x{self.height}; wanted sides of at least {MIN_SIDE_PX} "
+                f"image is {self.width}x{self.height}; expected sides of at least {MIN_SIDE_PX} "
                 f"pixels and an aspect ratio of at most {MAX_ASPECT}:1"
             )
 
@@ -94,5 +94,5 @@ class Prediction:
             ):
                 raise ValueError(
                     f"{name} is {list(image.shape)} {image.dtype}; "
-                    f"wanted {list(shape)} {np.dtype(dtype)} like labels [H, W]"
+                    f"expected {list(shape)} {np.dtype(dtype)} like labels [H, W]"
                 )

@@ -52,13 +52,13 @@ class GroundSettings:
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.camera_height_m <= 10.0:
-            raise ValueError(f"camera_height_m is {self.camera_height_m}; wanted 0.1..10")
+            raise ValueError(f"camera_height_m is {self.camera_height_m}; expected 0.1..10")
         if self.pitch_rad is not None and not abs(self.pitch_rad) < math.pi / 4:
-            raise ValueError(f"pitch_rad is {self.pitch_rad}; wanted less than a quarter turn")
+            raise ValueError(f"pitch_rad is {self.pitch_rad}; expected less than a quarter turn")
         if not 0.0 <= self.smoothing < 1.0:
-            raise ValueError(f"smoothing is {self.smoothing}; wanted 0 or more and less than 1")
+            raise ValueError(f"smoothing is {self.smoothing}; expected 0 or more and less than 1")
         if not self.max_depth_m > 0:
-            raise ValueError(f"max_depth_m is {self.max_depth_m}; wanted more than 0")
+            raise ValueError(f"max_depth_m is {self.max_depth_m}; expected more than 0")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class GroundScale:
         number, NaN (REP-117). Raises NoGroundError.
         """
         if seen.depth is None or seen.depth_kind is not DepthKind.RELATIVE:
-            raise ValueError("wanted a prediction with relative depth")
+            raise ValueError("expected a prediction with relative depth")
         fit = self.fit(seen, intrinsics)
         limit_m = self.settings.max_depth_m
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -119,7 +119,9 @@ class GroundScale:
         rows, columns = np.nonzero((seen.labels == self._road) & finite)
         share = len(rows) / seen.labels.size
         if share < settings.min_road:
-            raise NoGroundError(f"road is {share:.1%} of the image; wanted {settings.min_road:.1%}")
+            raise NoGroundError(
+                f"road is {share:.1%} of the image; expected {settings.min_road:.1%}"
+            )
         chosen = np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)
         rows, columns = rows[chosen], columns[chosen]
         d = seen.depth[rows, columns].astype(np.float64)  # [n]
@@ -149,7 +151,7 @@ class GroundScale:
             shift = gamma - beta * math.tan(self._pitch_rad)
         else:
             raise NoGroundError(
-                f"sky is {sky.size / seen.labels.size:.1%} of the image, wanted "
+                f"sky is {sky.size / seen.labels.size:.1%} of the image, expected "
                 f"{settings.min_sky:.1%}, and the camera's pitch is not known yet"
             )
         length = math.sqrt(alpha**2 + beta**2 + (gamma - shift) ** 2)

@@ -50,7 +50,7 @@ class CameraPose:
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.height_m <= 10.0:
-            raise ValueError(f"height_m is {self.height_m}; wanted 0.1..10")
+            raise ValueError(f"height_m is {self.height_m}; expected 0.1..10")
 
     def rotation(self) -> np.ndarray:
         """Optical frame (x right, y down, z forward) to base frame: [3, 3]."""
@@ -82,11 +82,11 @@ class GridSettings:
     def __post_init__(self) -> None:
         for name in ("cell_m", "range_m", "obstacle_height_m", "ground_tolerance_m"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted more than 0")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
         if not 2 <= self.cells <= MAX_CELLS:
             raise ValueError(
                 f"range_m {self.range_m} with cell_m {self.cell_m} makes {self.cells} cells a "
-                f"side; wanted 2..{MAX_CELLS}"
+                f"side; expected 2..{MAX_CELLS}"
             )
 
     @property
@@ -119,7 +119,7 @@ class GroundClasses:
         """
         ids = _ids("drivable_classes", drivable, labels)
         if not ids:
-            raise ValueError("drivable_classes is empty; wanted at least one class")
+            raise ValueError("drivable_classes is empty; expected at least one class")
         obstacles = _ids("obstacle_classes", obstacle, labels)
         if not obstacles:
             obstacles = frozenset(range(len(labels))) - ids - {labels.id_of("sky")}
@@ -138,13 +138,13 @@ class GroundClasses:
 
 def _ids(parameter: str, names: str, labels: LabelSet) -> frozenset[int]:
     known = {label.name: index for index, label in enumerate(labels.classes)}
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    for name in named:
         if name not in known:
             raise ValueError(
                 f"{parameter} names {name!r}; {labels.name} has {', '.join(sorted(known))}"
             )
-    return frozenset(known[name] for name in wanted)
+    return frozenset(known[name] for name in named)
 
 
 class OccupancyMapper:

@@ -45,8 +45,8 @@ def engines_folder() -> Path:
 
 
 def _folder(variable: str, name: str) -> Path:
-    if told := os.environ.get(variable):
-        return Path(told).expanduser()
+    if value := os.environ.get(variable):
+        return Path(value).expanduser()
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():  # the specification ignores relative ones
         cache = Path.home() / ".cache"

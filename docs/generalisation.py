@@ -25,7 +25,7 @@ from depthforge_ros.learning.ablation import Ablation
 from depthforge_ros.learning.config import DatasetKind, DatasetSettings, TrainConfig, read_config
 from depthforge_ros.learning.evaluation import evaluate
 from depthforge_ros.learning.loop import WEIGHTS
-from depthforge_ros.learning.train import FROZEN, train
+from depthforge_ros.learning.train_command import FROZEN, train
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.street import CONDITIONS
 

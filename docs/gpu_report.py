@@ -80,7 +80,7 @@ def section_of(title: str, command: str) -> tuple[str, bool]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.md"
         words = [str(file) if word == FILE else word for word in shlex.split(command)]
-        begun_s = time.monotonic()
+        started_s = time.monotonic()
         with gpu_busy() as busy:
             try:
                 done = subprocess.run(
@@ -94,7 +94,7 @@ def section_of(title: str, command: str) -> tuple[str, bool]:
                 said, status = done.stdout, done.returncode
             except subprocess.TimeoutExpired:
                 said, status = f"not done after {STEP_S} s", 1
-        took_s = time.monotonic() - begun_s
+        took_s = time.monotonic() - started_s
         lines = [f"## {title}", "", "```", f"depthforge {command}", "```", ""]
         lines.append(f"Status {status}, {took_s:.0f} s{described(busy)}.")
         if file.is_file():

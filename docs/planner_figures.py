@@ -16,8 +16,8 @@ from depthforge_ros.engine import build_engine
 from depthforge_ros.frame import DepthKind, Frame, Prediction
 from depthforge_ros.occupancy import CameraPose, GridSettings, GroundClasses, OccupancyMapper
 from depthforge_ros.pipeline import Pipeline
-from depthforge_ros.ros.parameters import Parameters
-from depthforge_ros.ros.points import PointCloudPacker
+from depthforge_ros.ros.node.parameters import Parameters
+from depthforge_ros.ros.node.spatial_outputs import PointCloudPacker
 from depthforge_ros.street import CONDITIONS, HELD_OUT_SEEDS, StreetDrive
 from depthforge_ros.variant import load_labels, load_variant
 
@@ -73,9 +73,9 @@ def costs() -> None:
         call()  # the ray tables
         times_ms = []
         for _ in range(30):
-            begun_s = time.perf_counter()
+            started_s = time.perf_counter()
             call()
-            times_ms.append((time.perf_counter() - begun_s) * 1e3)
+            times_ms.append((time.perf_counter() - started_s) * 1e3)
         print(f"{name}: {np.median(times_ms):.1f} ms, least {min(times_ms):.1f} ms")
 
 

@@ -95,7 +95,7 @@ def parameter_files(params_file: str, preset: str) -> list[str]:
     path = PRESETS / f"{preset}.yaml"
     if not path.is_file():
         there = ", ".join(sorted(other.stem for other in PRESETS.glob("*.yaml")))
-        raise ValueError(f"preset is {preset!r}; wanted one of {there}")
+        raise ValueError(f"preset is {preset!r}; expected one of {there}")
     shipped = files == [str(DEFAULTS)]  # holds every parameter, so it cannot come last
     return [*files, str(path)] if shipped else [str(path), *files]
 
@@ -105,7 +105,7 @@ def fastdds_profile(given: dict[str, str]) -> str:
     if not given["image_size"] or not given["fastdds_profile"]:
         return given["fastdds_profile"]
     # Only here: launch may run in a Python that does not see the package.
-    from depthforge_ros.transport import image_size, profile
+    from depthforge_ros.transport_command import image_size, profile
 
     cameras = len([name for name in given["cameras"].split(",") if name]) or 1
     count = int(given["camera_count"] or cameras)
@@ -122,7 +122,7 @@ def inputs(camera: str, given: dict[str, str]) -> list[tuple[str, str]]:
     for name in ("image", "camera_info"):
         topic = prefix + name if given[name] == name else given[name]
         if camera and topic != prefix + name and "{camera}" not in topic:
-            raise ValueError(f"{name} is {topic!r}; wanted {{camera}} in it for {camera!r}")
+            raise ValueError(f"{name} is {topic!r}; expected {{camera}} in it for {camera!r}")
         topics[name] = topic.replace("{camera}", camera)
     return [
         (f"{prefix}image", topics["image"]),

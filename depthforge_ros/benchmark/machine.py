@@ -49,8 +49,8 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     """How long it takes, the device's queue empty before and after."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started

@@ -71,7 +71,7 @@ class Comparison:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `depthforge benchmark network`."""
-    parser.add_argument("setting", nargs="+", choices=SETTINGS, help=told(SETTINGS))
+    parser.add_argument("setting", nargs="+", choices=SETTINGS, help=choices_help(SETTINGS))
     parser.add_argument("--vs", choices=SETTINGS, help="what they are compared with")
     parser.add_argument("--variant", default="nano", help="network")
     parser.add_argument("--checkpoint", default="untrained", help="weights; untrained: random")
@@ -82,7 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
 
 
-def told(settings: dict[str, str]) -> str:
+def choices_help(settings: dict[str, str]) -> str:
     """The settings and what they mean, in one line."""
     return "; ".join(f"{name}: {meaning}" for name, meaning in settings.items())
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; 0."""
     for name in ("batch", "runs"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}; wanted at least 1")
+            raise ValueError(f"--{name} is {getattr(args, name)}; expected at least 1")
     if args.json and not args.json.absolute().parent.is_dir():
         raise ValueError(f"--json is {args.json}, whose folder does not exist")
     variant = load_variant(args.variant)
@@ -144,7 +144,7 @@ def crop_of(text: str) -> tuple[int, int]:
     try:
         height, width = (int(part) for part in text.lower().split("x"))
     except ValueError:
-        raise ValueError(f"--crop is {text!r}; wanted HEIGHTxWIDTH, such as 512x1024") from None
+        raise ValueError(f"--crop is {text!r}; expected HEIGHTxWIDTH, such as 512x1024") from None
     return height, width
 
 
@@ -168,10 +168,10 @@ def measure(
     stages: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _ in range(runs):
         for name, way in ways.items():
-            begun_s = time.process_time()
+            started_s = time.process_time()
             with way.mode():
                 spent_s = stage_seconds(way.network, images)
-            cpu[name].append(time.process_time() - begun_s)
+            cpu[name].append(time.process_time() - started_s)
             clock[name].append(sum(spent_s.values()))
             stages[name].append(spent_s)
     ceilings = {

@@ -20,13 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from depthforge_ros.benchmark import COMPARABLE, MAX_GROWTH_MIB_PER_HOUR, TRANSPORTS
+from depthforge_ros.benchmark.benchmark_command import (
+    COMPARABLE,
+    MAX_GROWTH_MIB_PER_HOUR,
+    TRANSPORTS,
+)
 from depthforge_ros.benchmark.machine import processor
 from depthforge_ros.benchmark.topics import Result, Setting, measure
 from depthforge_ros.frame import MAX_ASPECT, MIN_SIDE_PX
+from depthforge_ros.ros.harness.node_process import interruptible
 from depthforge_ros.ros.messages import MAX_PIXELS
-from depthforge_ros.ros.parameters import Parameters
-from depthforge_ros.ros.processes import interruptible
+from depthforge_ros.ros.node.parameters import Parameters
 
 NUMBERS: dict[str, Callable[[str], Any]] = {"cameras": int, "rate": float}
 """How --vs reads the arguments that are no text."""
@@ -37,7 +41,7 @@ SETTABLE: dict[type, Callable[[str], Any]] = {
     str: str,
 }
 """How --set reads a parameter of the type."""
-MOST_CAMERAS = 16
+MAX_CAMERAS = 16
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.vs:
         settings.append(setting_of(changed(args, args.vs)))
         if args.pairs < 1:
-            raise ValueError(f"--pairs is {args.pairs}; wanted at least 1")
+            raise ValueError(f"--pairs is {args.pairs}; expected at least 1")
     if args.json and not args.json.absolute().parent.is_dir():
         raise ValueError(f"--json is {args.json}, whose folder does not exist")
     runs: list[list[Result]] = [[] for _ in settings]
@@ -104,7 +108,7 @@ def parameter(text: str, option: str = "--set", of: str = " of a parameter") -> 
         raise ValueError(f"{option} has {text!r}; give --{name}, which is shown with the figures")
     kind = typing.get_type_hints(Parameters).get(name)
     if kind not in SETTABLE:
-        raise ValueError(f"{option} has {text!r}; wanted NAME=VALUE{of}")
+        raise ValueError(f"{option} has {text!r}; expected NAME=VALUE{of}")
     try:
         return name, SETTABLE[kind](value)
     except (KeyError, ValueError):
@@ -117,13 +121,13 @@ def setting_of(args: argparse.Namespace) -> Setting:
     for name in ("rate", "seconds", "memory_every"):
         value = getattr(args, name)
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted a number above 0")
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a number above 0")
     if args.rate * args.seconds < 1:
         raise ValueError(f"{args.seconds:g} s at {args.rate:g} Hz is not even one image")
-    if not 1 <= args.cameras <= MOST_CAMERAS:
-        raise ValueError(f"--cameras is {args.cameras}; wanted 1..{MOST_CAMERAS}")
+    if not 1 <= args.cameras <= MAX_CAMERAS:
+        raise ValueError(f"--cameras is {args.cameras}; expected 1..{MAX_CAMERAS}")
     if args.transport not in TRANSPORTS:
-        raise ValueError(f"transport is {args.transport!r}; wanted {' or '.join(TRANSPORTS)}")
+        raise ValueError(f"transport is {args.transport!r}; expected {' or '.join(TRANSPORTS)}")
     return Setting(
         cameras=args.cameras,
         width=width,
@@ -145,7 +149,7 @@ def size_of(text: str) -> tuple[int, int]:
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError:
-        raise ValueError(f"--size is {text!r}; wanted WIDTHxHEIGHT, such as 1920x1080") from None
+        raise ValueError(f"--size is {text!r}; expected WIDTHxHEIGHT, such as 1920x1080") from None
     short, long = sorted((width, height))
     if short < MIN_SIDE_PX or long > MAX_ASPECT * short or width * height > MAX_PIXELS:
         raise ValueError(

@@ -56,7 +56,7 @@ class Prepared:
 def prepare(name: str, network: DepthForge, height: int, width: int) -> Prepared:
     """The network as SETTINGS name it, for one size. Raises ValueError naming the setting."""
     if name not in SETTINGS:
-        raise ValueError(f"setting is {name!r}; wanted one of {', '.join(SETTINGS)}")
+        raise ValueError(f"setting is {name!r}; expected one of {', '.join(SETTINGS)}")
     if name in ("plain", "unfolded"):
         return Prepared(network.at_size(height, width), name == "plain", torch.float32)
     half = torch.bfloat16 if name == "bf16" else None

@@ -83,9 +83,9 @@ class Meter(Generic[Mark]):
                 handles.append(module.register_forward_pre_hook(entered))
                 handles.append(module.register_forward_hook(left(stage)))
         try:
-            begun = self._mark()
+            started = self._mark()
             yield
-            self._spans.append(("", begun, self._mark()))
+            self._spans.append(("", started, self._mark()))
         finally:
             for handle in handles:
                 handle.remove()

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from depthforge_ros.benchmark.machine import processor
-from depthforge_ros.ros.camera import FRAME_ID
-from depthforge_ros.ros.processes import (
+from depthforge_ros.ros.harness.node_process import (
     Process,
     environment,
     node_command,
@@ -29,9 +28,10 @@ from depthforge_ros.ros.processes import (
     wait_for,
     wait_until_active,
 )
-from depthforge_ros.ros.recorder import image_recorder
+from depthforge_ros.ros.harness.recorder import image_recorder
+from depthforge_ros.ros.harness.synthetic_camera import FRAME_ID
 
-SLOPE_SPAN_S = 30.0  # a node that has just begun grows, and an hour's worth of that means nothing
+SLOPE_SPAN_S = 30.0  # a node that has just started grows, and an hour's worth of that means nothing
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def measure(setting: Setting, folder: Path) -> Result:
         **({"cameras": setting.names} if setting.names else {}),
         **setting.parameters,
     }
-    camera = [sys.executable, "-m", "depthforge_ros.ros.camera"]
+    camera = [sys.executable, "-m", "depthforge_ros.ros.harness.synthetic_camera"]
     camera += [word for topic in setting.topics for word in ("--topic", topic)]
     camera += ["--width", str(setting.width), "--height", str(setting.height)]
     camera += ["--rate", f"{setting.rate_hz:g}", "--seconds", f"{setting.seconds:g}"]
@@ -181,10 +181,10 @@ def measure(setting: Setting, folder: Path) -> Result:
 
 def watch_memory(node: Process, sender: Process, every_s: float) -> tuple[tuple[float, float], ...]:
     """Seconds and resident MiB of the node until the sender has ended, one reading at least."""
-    begun_s = time.monotonic()
+    started_s = time.monotonic()
     readings = [(0.0, resident_mib(node.pid))]
     while not wait_for(sender.ended, node, every_s):
-        readings.append((time.monotonic() - begun_s, resident_mib(node.pid)))
+        readings.append((time.monotonic() - started_s, resident_mib(node.pid)))
     return tuple(readings)
 
 

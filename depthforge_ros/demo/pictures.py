@@ -10,7 +10,7 @@ import numpy as np
 
 from depthforge_ros.frame import UNLABELLED, DepthKind
 from depthforge_ros.legend import caption, legend, write
-from depthforge_ros.ros.recording import Seen
+from depthforge_ros.ros.harness.read_recording import Seen
 from depthforge_ros.variant import LabelSet
 
 SHEET_ROWS = 6

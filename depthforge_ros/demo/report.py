@@ -14,8 +14,8 @@ from depthforge_ros.demo.output import GENERATOR
 from depthforge_ros.engine import INSTANT, UNTRAINED
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.learning.metrics import Confusion, DepthErrors
-from depthforge_ros.ros.graph import SEMANTIC, Driven
-from depthforge_ros.ros.recording import Seen
+from depthforge_ros.ros.harness.graph import SEMANTIC, Driven
+from depthforge_ros.ros.harness.read_recording import Seen
 
 NOTICES = {
     UNTRAINED: "UNTRAINED weights, random numbers: classes and depth mean nothing.",

@@ -39,7 +39,7 @@ def socket_buffers(cyclone: bool, proc: Path = Path("/proc")) -> Iterator[Findin
             text = f"{granted} bytes; config/cyclonedds.xml needs {needed} to start"
             yield fail(check, text, remedy)
         else:
-            text = f"{granted} bytes; {needed} wanted, or images between machines get lost"
+            text = f"{granted} bytes; {needed} needed, or images between machines get lost"
             yield warn(check, text, remedy)
 
 
@@ -55,8 +55,8 @@ def shared_memory(segment: int, folder: Path = Path("/dev/shm")) -> Finding:
     except OSError as error:
         return fail(check, f"not there: {error.strerror}", remedy)
     size, free = there.f_blocks * there.f_frsize // MIB, there.f_bavail * there.f_frsize // MIB
-    wanted = segment / MIB
-    text = f"{size} MiB, {free} free; one process that sends images takes {wanted:g}"
-    if size < wanted:
+    needed_mib = segment / MIB
+    text = f"{size} MiB, {free} free; one process that sends images takes {needed_mib:g}"
+    if size < needed_mib:
         return fail(check, text, remedy)
-    return ok(check, text) if free >= SENDERS * wanted else warn(check, text, remedy)
+    return ok(check, text) if free >= SENDERS * needed_mib else warn(check, text, remedy)

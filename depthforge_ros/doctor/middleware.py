@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from depthforge_ros.doctor.finding import Finding, fail, ok, warn
-from depthforge_ros.transport import LEAST_SEGMENT, MIB
+from depthforge_ros.transport_command import MIB, MIN_SEGMENT
 
 FASTDDS, CYCLONE = "rmw_fastrtps", "rmw_cyclonedds"  # what the names of implementations begin with
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 SPACE = {"": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
 RANGES = ("SUBNET", "LOCALHOST", "SYSTEM_DEFAULT", "OFF")
-MOST_DOMAIN = 232
+MAX_DOMAIN = 232
 SAFE_DOMAIN = 101
 """Ports of higher domains lie where Linux takes those of outgoing connections (32768 and on)."""
 
@@ -24,8 +24,8 @@ def domain(env: Mapping[str, str]) -> Finding:
     check, text = "ROS_DOMAIN_ID", env.get("ROS_DOMAIN_ID", "")
     if not text:
         return ok(check, "not set: 0")
-    if not text.isdecimal() or int(text) > MOST_DOMAIN:
-        return fail(check, f"is {text!r}", f"wanted 0..{MOST_DOMAIN}; 0..{SAFE_DOMAIN} is safe")
+    if not text.isdecimal() or int(text) > MAX_DOMAIN:
+        return fail(check, f"is {text!r}", f"expected 0..{MAX_DOMAIN}; 0..{SAFE_DOMAIN} is safe")
     if int(text) > SAFE_DOMAIN:
         return warn(
             check,
@@ -41,7 +41,7 @@ def discovery(env: Mapping[str, str]) -> Iterator[Finding]:
     peers = env.get("ROS_STATIC_PEERS", "")
     said = (text or "not set: SUBNET") + (f", and ROS_STATIC_PEERS {peers}" if peers else "")
     if text and text.upper() not in RANGES:
-        yield fail(check, f"is {text!r}", f"wanted one of {', '.join(RANGES)}")
+        yield fail(check, f"is {text!r}", f"expected one of {', '.join(RANGES)}")
     elif text.upper() == "OFF" and not peers:
         yield fail(check, "OFF: nobody is found, not even on this machine", "LOCALHOST, or SUBNET")
     else:
@@ -75,7 +75,7 @@ def segment_bytes(env: Mapping[str, str]) -> int:
     try:
         return _segment(Path(next(env[name] for name in PROFILES if env.get(name))))
     except (StopIteration, OSError, ET.ParseError, ValueError):
-        return LEAST_SEGMENT
+        return MIN_SEGMENT
 
 
 def _fastdds(env: Mapping[str, str]) -> Finding:
@@ -94,8 +94,8 @@ def _fastdds(env: Mapping[str, str]) -> Finding:
         segment = _segment(path)
     except (ET.ParseError, ValueError) as error:
         return fail(check, f"{path} cannot be used: {error}", remedy)
-    if segment < LEAST_SEGMENT:
-        text = f"{path}: shared memory of {segment // MIB} MiB; {LEAST_SEGMENT // MIB} wanted"
+    if segment < MIN_SEGMENT:
+        text = f"{path}: shared memory of {segment // MIB} MiB; {MIN_SEGMENT // MIB} needed"
         return warn(check, text, "depthforge transport --size WxH --cameras N --out FILE")
     return ok(check, f"{path}: shared memory of {segment // MIB} MiB")
 

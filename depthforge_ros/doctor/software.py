@@ -22,7 +22,7 @@ def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
     text = ".".join(map(str, version))
     if PYTHONS[0] <= version[:2] <= PYTHONS[1]:
         return ok("python", text)
-    return fail("python", text, "wanted 3.10 to 3.12")
+    return fail("python", text, "expected 3.10 to 3.12")
 
 
 def libraries() -> Iterator[Finding]:
@@ -52,7 +52,7 @@ def version(name: str, text: str) -> Finding:
     if not numbers:
         return ok(name, "installed, version unknown")
     if name == "torch" and numbers < TORCH:
-        return fail(name, text, "wanted 2.4 or later: pip install 'torch>=2.4'")
+        return fail(name, text, "expected 2.4 or later: pip install 'torch>=2.4'")
     if name == "numpy" and numbers >= NUMPY_BELOW:
         return fail(name, f"{text}: cv_bridge's wheel fails with it", "pip install 'numpy<2.3'")
     return ok(name, text)

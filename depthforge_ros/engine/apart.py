@@ -52,7 +52,7 @@ class BuildError(RuntimeError):
 def build_apart(
     job: Job,
     tell: Callable[[str], None],
-    wanted: Callable[[], bool],
+    keep_going: Callable[[], bool],
     module: str = "depthforge_ros.engine.build_process",
 ) -> None:
     """Build in a process of its own, and wait for it. module: what the process runs.
@@ -63,7 +63,7 @@ def build_apart(
     root = str(Path(depthforge_ros.__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        begun = told = time.monotonic()
+        started = last_progress = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", module, json.dumps(dataclasses.asdict(job))],
             stdin=subprocess.DEVNULL,
@@ -74,12 +74,12 @@ def build_apart(
         )
         try:
             while process.poll() is None:
-                if not wanted():
+                if not keep_going():
                     raise GivenUpError
                 now = time.monotonic()
-                if now - told > PROGRESS_S:
-                    told = now
-                    tell(f"{now - begun:.0f} s")
+                if now - last_progress > PROGRESS_S:
+                    last_progress = now
+                    tell(f"{now - started:.0f} s")
                 time.sleep(POLL_S)
         finally:
             _end(process)

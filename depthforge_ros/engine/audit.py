@@ -19,8 +19,8 @@ from torch import fx
 from torch._decomp import get_decompositions
 from torch.export import ExportedProgram, default_decompositions
 
+from depthforge_ros.dataclass_yaml import read_yaml
 from depthforge_ros.resources import shipped_folder
-from depthforge_ros.strict import read_yaml
 
 FILE = "torch_tensorrt.yaml"
 

@@ -40,7 +40,7 @@ class CacheError(OSError):
 
 
 class GivenUpError(Exception):
-    """What was waited for is no longer wanted."""
+    """The waiting caller gave up."""
 
 
 class EngineCache:
@@ -105,14 +105,14 @@ class EngineCache:
     def lock(
         self,
         key: Key,
-        wanted: Callable[[], bool] = lambda: True,
+        keep_going: Callable[[], bool] = lambda: True,
         waiting: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
         """Hold the right to build an entry; other processes that want the same one wait. `waiting`
         is called once, where another process has it.
 
         Raises CacheError where the folder cannot be made or written, GivenUpError once the lock is
-        no longer wanted.
+        abandoned.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ class EngineCache:
             if not _locked(file):
                 waiting()
             while not _locked(file):
-                if not wanted():
+                if not keep_going():
                     raise GivenUpError
                 time.sleep(LOCK_POLL_S)
             yield
@@ -134,7 +134,7 @@ class EngineCache:
         if status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise CacheError(
                 f"engine cache {self.folder} belongs to user {status.st_uid} with mode "
-                f"{stat.S_IMODE(status.st_mode):o}; wanted one that only you can write to"
+                f"{stat.S_IMODE(status.st_mode):o}; expected one that only you can write to"
             )
 
     def _trim(self, kept: Path) -> None:
@@ -189,7 +189,7 @@ def _fault(entry: Path, key: Key) -> str:
             return "its key is another"
         names = {path.name for path in entry.iterdir()} - {MANIFEST}
         if names != set(manifest["files"]):
-            return f"it holds {sorted(names)}; wanted {sorted(manifest['files'])}"
+            return f"it holds {sorted(names)}; expected {sorted(manifest['files'])}"
         for name, described in manifest["files"].items():
             path = entry / name
             if path.is_symlink() or not path.is_file():

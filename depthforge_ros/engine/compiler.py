@@ -43,14 +43,14 @@ class Compiler:
         origin: Origin,
         cache: EngineCache,
         journal: Journal,
-        wanted: Callable[[], bool] = lambda: True,
+        keep_going: Callable[[], bool] = lambda: True,
         build: Build = build_apart,
     ) -> None:
         self._network = network
         self._origin = origin
         self._cache = cache
         self._journal = journal
-        self._wanted = wanted
+        self._keep_going = keep_going
         self._build = build
         self._weights = ""
 
@@ -95,9 +95,9 @@ class Compiler:
         with contextlib.ExitStack() as stack:
             locked = False
             with self._cache_at_will():
-                told = f"{what}: waiting for another process that builds it"
-                waiting = functools.partial(self._journal.proceed, told)
-                stack.enter_context(self._cache.lock(key, self._wanted, waiting))
+                waiting_text = f"{what}: waiting for another process that builds it"
+                waiting = functools.partial(self._journal.proceed, waiting_text)
+                stack.enter_context(self._cache.lock(key, self._keep_going, waiting))
                 locked = True
             if locked and (found := self._find(key)) is not None:
                 return found  # the other process built it
@@ -113,7 +113,9 @@ class Compiler:
                 batch=shape.batch,
                 folder=str(temporary),
             )
-            self._build(job, lambda text: self._journal.proceed(f"{what}: {text}"), self._wanted)
+            self._build(
+                job, lambda text: self._journal.proceed(f"{what}: {text}"), self._keep_going
+            )
             if locked:
                 with self._cache_at_will():
                     return self._cache.store(key, temporary)

@@ -25,7 +25,7 @@ class EagerEngine:
 
     def __init__(self, network: DepthForge, device: torch.device, precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
+            raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
         self.variant = network.variant
         self.device = device
         self.precision = precision

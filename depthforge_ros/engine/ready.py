@@ -28,7 +28,7 @@ from depthforge_ros.variant import Variant, load_variant
 
 @dataclass(frozen=True)
 class Request:
-    """What an engine is wanted for. Raises ValueError naming what does not exist.
+    """What an engine is requested for. Raises ValueError naming what does not exist.
 
     variant: what load_variant takes. checkpoint: see build_engine. backend: AUTO, EAGER or one of
     BACKENDS. precision: AUTO or one of PRECISIONS. shapes: what to compile for; none: whatever the
@@ -50,20 +50,20 @@ class Request:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; wanted one of {', '.join(allowed)}"
+                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}"
                 )
 
 
 def ready_engine(
     request: Request,
     journal: Journal | None = None,
-    wanted: Callable[[], bool] = lambda: True,
+    keep_going: Callable[[], bool] = lambda: True,
     build: Build = build_apart,
 ) -> GuardedEngine | InstantEngine:
     """The first candidate that can run and passes the self-check; eager fp32 always can.
 
     Raises ValueError or WeightsError where the variant, the weights or the device are wrong,
-    GivenUpError once the engine is no longer wanted, RuntimeError where the device does not answer.
+    GivenUpError once the engine is abandoned, RuntimeError where the device does not answer.
     """
     journal = journal or Journal()
     variant = load_variant(request.variant)
@@ -75,10 +75,10 @@ def ready_engine(
         network = load_network(variant, request.checkpoint)
         reference = EagerEngine(network, device)
         origin = Origin(request.variant, request.checkpoint, device)
-        compiler = Compiler(network, origin, request.cache, journal, wanted, build)
+        compiler = Compiler(network, origin, request.cache, journal, keep_going, build)
         backends = preferred_backends(request.backend, device)
         for backend, precision in candidates(backends, request.precision, device):
-            if not wanted():
+            if not keep_going():
                 raise GivenUpError
             try:
                 engine = _made(request, backend, precision, reference, compiler, journal, network)
@@ -161,7 +161,7 @@ def _compiled(
     compiler: Compiler,
     journal: Journal,
 ) -> CompiledEngine:
-    """Programs for every shape that is wanted, or was compiled before."""
+    """Programs for every shape that is requested, or was compiled before."""
     device = reference.device
     missing = BACKENDS[backend].missing(device)
     if missing and request.backend == AUTO:

@@ -26,12 +26,12 @@ from depthforge_ros.engine.shape import Shape
 from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
 from depthforge_ros.variant import Variant
 
-LEAST_AGREEMENT = 0.99
+MIN_AGREEMENT = 0.99
 MARGIN = 0.05
-LEAST_DECIDED = 0.01
+MIN_DECIDED = 0.01
 """Below this share of decided pixels, labels say nothing."""
-MOST_DEPTH_ERROR = 0.01
-MOST_SCORE_ERROR = 0.15
+MAX_DEPTH_ERROR = 0.01
+MAX_SCORE_ERROR = 0.15
 SCORE_FLOOR = 0.01
 """Added to a class's mean score: a class that is nowhere must not fail for a rounding."""
 DEPTH_FLOOR = 1e-3
@@ -83,11 +83,11 @@ def check(engine: Runs, reference: Runs, shapes: Iterable[Shape]) -> Verdict:
         seen = engine(images, depth=True)
         for index in range(shape.batch):
             where = f"{shape}, image {index + 1} of {shape.batch}"
-            wanted = reference(images[index : index + 1], depth=True)
+            expected = reference(images[index : index + 1], depth=True)
             assert seen.depth is not None
-            assert wanted.depth is not None
+            assert expected.depth is not None
             one = CropOutput(seen.scores[index : index + 1], seen.depth[index : index + 1])
-            verdicts.append(_compared(one, wanted, engine.variant, where))
+            verdicts.append(_compared(one, expected, engine.variant, where))
     return Verdict(
         min(v.agreement for v in verdicts),
         max(v.depth_error for v in verdicts),
@@ -116,46 +116,46 @@ def _streets() -> Tensor:
     return torch.stack([torch.from_numpy(f.rgb.copy()).permute(2, 0, 1) for f in frames]).float()
 
 
-def _compared(seen: CropOutput, wanted: CropOutput, variant: Variant, where: str) -> Verdict:
+def _compared(seen: CropOutput, expected: CropOutput, variant: Variant, where: str) -> Verdict:
     """The figures of one image: scores [1, K, h, w], depth [1, h, w]."""
     assert seen.depth is not None
-    assert wanted.depth is not None
+    assert expected.depth is not None
     for what, ours, theirs in (
-        ("scores", seen.scores, wanted.scores),
-        ("depth", seen.depth, wanted.depth),
+        ("scores", seen.scores, expected.scores),
+        ("depth", seen.depth, expected.depth),
     ):
         if ours.shape != theirs.shape:
-            text = f"{what} are {tuple(ours.shape)}; wanted {tuple(theirs.shape)}"
+            text = f"{what} are {tuple(ours.shape)}; expected {tuple(theirs.shape)}"
             return Verdict(0.0, 1.0, 1.0, (f"{where}: {text}",))
         if not bool(ours.isfinite().all()):
             return Verdict(0.0, 1.0, 1.0, (f"{where}: {what} are not all numbers",))
     faults = []
-    errors = (seen.scores - wanted.scores).abs().mean((0, 2, 3))
-    errors = errors / (wanted.scores.mean((0, 2, 3)) + SCORE_FLOOR)  # [K]
+    errors = (seen.scores - expected.scores).abs().mean((0, 2, 3))
+    errors = errors / (expected.scores.mean((0, 2, 3)) + SCORE_FLOOR)  # [K]
     score_error = errors.max().item()
-    wrong = (errors > MOST_SCORE_ERROR).nonzero()[:, 0].tolist()
+    wrong = (errors > MAX_SCORE_ERROR).nonzero()[:, 0].tolist()
     if wrong:
         classes = "all classes"
         if len(wrong) < len(errors):
             classes = ", ".join(variant.labels.classes[index].name for index in wrong)
         faults.append(
-            f"scores of {classes} differ by up to {score_error:.1%}; allowed {MOST_SCORE_ERROR:.0%}"
+            f"scores of {classes} differ by up to {score_error:.1%}; allowed {MAX_SCORE_ERROR:.0%}"
         )
-    agreement = _agreement(seen.scores, wanted.scores)
-    if agreement < LEAST_AGREEMENT:
-        faults.append(f"labels agree on {agreement:.2%}; wanted {LEAST_AGREEMENT:.0%}")
-    size = wanted.depth.abs().mean().clamp_min(DEPTH_FLOOR)
-    depth_error = ((seen.depth - wanted.depth).abs().mean() / size).item()
-    if depth_error > MOST_DEPTH_ERROR:
-        faults.append(f"depth differs by {depth_error:.2%}; allowed {MOST_DEPTH_ERROR:.0%}")
+    agreement = _agreement(seen.scores, expected.scores)
+    if agreement < MIN_AGREEMENT:
+        faults.append(f"labels agree on {agreement:.2%}; expected {MIN_AGREEMENT:.0%}")
+    size = expected.depth.abs().mean().clamp_min(DEPTH_FLOOR)
+    depth_error = ((seen.depth - expected.depth).abs().mean() / size).item()
+    if depth_error > MAX_DEPTH_ERROR:
+        faults.append(f"depth differs by {depth_error:.2%}; allowed {MAX_DEPTH_ERROR:.0%}")
     return Verdict(agreement, depth_error, score_error, tuple(f"{where}: {f}" for f in faults))
 
 
-def _agreement(seen: Tensor, wanted: Tensor) -> float:
+def _agreement(seen: Tensor, expected: Tensor) -> float:
     """Share of decided pixels with the same best class; 1 where too few are decided."""
-    best, second = wanted.topk(2, dim=1).values.unbind(1)  # [1, h, w] each
+    best, second = expected.topk(2, dim=1).values.unbind(1)  # [1, h, w] each
     decided = best - second > MARGIN * best
-    if decided.float().mean() < LEAST_DECIDED:
+    if decided.float().mean() < MIN_DECIDED:
         return 1.0
-    same = seen.argmax(1) == wanted.argmax(1)
+    same = seen.argmax(1) == expected.argmax(1)
     return same[decided].float().mean().item()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from depthforge_ros.variant import PATCH
 
 SIDE_MULTIPLE_PX = 2 * PATCH
-MOST_WINDOWS = 64
+MAX_WINDOWS = 64
 
 
 @dataclass(frozen=True, order=True)
@@ -24,18 +24,18 @@ class Shape:
         for side in (self.height, self.width):
             if side <= 0 or side % SIDE_MULTIPLE_PX:
                 raise ValueError(
-                    f"shape is {self.height}x{self.width}; wanted positive multiples of "
+                    f"shape is {self.height}x{self.width}; expected positive multiples of "
                     f"{SIDE_MULTIPLE_PX}, height x width"
                 )
-        if not 1 <= self.batch <= MOST_WINDOWS:
-            raise ValueError(f"batch is {self.batch}; wanted 1..{MOST_WINDOWS}")
+        if not 1 <= self.batch <= MAX_WINDOWS:
+            raise ValueError(f"batch is {self.batch}; expected 1..{MAX_WINDOWS}")
 
     @classmethod
     def parse(cls, text: str) -> Shape:
         """From `352x480` or `352x480 batch 8`, height first. Raises ValueError."""
         found = re.fullmatch(r"(\d{1,5})x(\d{1,5})(?: batch (\d{1,3}))?", text.strip())
         if found is None:
-            raise ValueError(f"shape is {text!r}; wanted HEIGHTxWIDTH, like 352x480")
+            raise ValueError(f"shape is {text!r}; expected HEIGHTxWIDTH, like 352x480")
         return cls(int(found[1]), int(found[2]), int(found[3] or 1))
 
     @property

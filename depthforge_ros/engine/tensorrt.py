@@ -125,7 +125,9 @@ class _Runner:
             self._buffers[name] = buffer
             self._context.set_tensor_address(name, buffer.data_ptr())
         if len(inputs) != 1 or len(outputs) != OUTPUTS:
-            raise RuntimeError(f"engine has inputs {inputs} and outputs {outputs}; wanted 1 and 2")
+            raise RuntimeError(
+                f"engine has inputs {inputs} and outputs {outputs}; expected 1 and 2"
+            )
         self._input = self._buffers[inputs[0]]
         # By rank, not by name: scores [B, K, h, w], depth [B, h, w].
         self._depth, self._scores = sorted((self._buffers[n] for n in outputs), key=Tensor.dim)

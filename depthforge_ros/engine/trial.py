@@ -56,7 +56,7 @@ class Timing:
     faster: float
 
 
-def trials(request: Request, journal: Journal, wanted: Callable[[], bool]) -> Iterator[Trial]:
+def trials(request: Request, journal: Journal, keep_going: Callable[[], bool]) -> Iterator[Trial]:
     """One after the other, the fastest expected first, eager fp32 last.
 
     Raises what `ready_engine` raises for a wrong request, and GivenUpError.
@@ -65,14 +65,14 @@ def trials(request: Request, journal: Journal, wanted: Callable[[], bool]) -> It
     network = load_network(load_variant(request.variant), request.checkpoint)
     reference = EagerEngine(network, device)
     origin = Origin(request.variant, request.checkpoint, device)
-    compiler = Compiler(network, origin, request.cache, journal, wanted)
+    compiler = Compiler(network, origin, request.cache, journal, keep_going)
     backends = (*BACKENDS, EAGER) if request.backend == AUTO else (request.backend,)
     for backend, precision in candidates(backends, request.precision, device):
         name = f"{backend} {precision}"
         if backend != EAGER and (reason := BACKENDS[backend].missing_to_build(device)):
             yield Trial(name, reason=reason)
             continue
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             engine: Engine
             if backend == EAGER:
@@ -82,7 +82,7 @@ def trials(request: Request, journal: Journal, wanted: Callable[[], bool]) -> It
                     shape: compiler.load(backend, precision, shape) for shape in request.shapes
                 }
                 engine = CompiledEngine(backend, precision, programs, reference, journal)
-            ready_s = time.monotonic() - begun
+            ready_s = time.monotonic() - started
             journal.proceed(f"checking {name} on known streets")
             yield Trial(name, engine, ready_s, check(engine, reference, request.shapes))
         except GivenUpError:
@@ -104,11 +104,11 @@ def interleaved(engines: Mapping[str, Engine], shape: Shape, rounds: int) -> dic
         for name, engine in engines.items():
             images = street_images(shape).to(engine.device)
             _finish(engine.device)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             engine(images, depth=True)
             _finish(engine.device)
             if index >= WARM_UPS:
-                times[name].append(1e3 * (time.perf_counter() - begun))
+                times[name].append(1e3 * (time.perf_counter() - started))
     plain = times["eager fp32"]
     return {
         name: Timing(
@@ -133,9 +133,9 @@ def report(request: Request, tried: Sequence[Trial], rounds: int) -> str:
     lines = [f"# Engines of {request.variant}", "", *_machine(device), ""]
     lines += ["| engine | ready after | self-check |", "|---|---|---|"]
     for trial in tried:
-        told = trial.reason or ("passed: " if trial.passed else "failed: ") + str(trial.verdict)
-        told = " ".join(told.split()).replace("|", "/")
-        lines.append(f"| {trial.name} | {trial.ready_s:.1f} s | {told} |")
+        texts = trial.reason or ("passed: " if trial.passed else "failed: ") + str(trial.verdict)
+        texts = " ".join(texts.split()).replace("|", "/")
+        lines.append(f"| {trial.name} | {trial.ready_s:.1f} s | {texts} |")
     for shape in request.shapes:
         lines += ["", f"{shape}, {rounds} rounds in turns, milliseconds a batch:", ""]
         lines += ["| engine | median | p90 | times eager fp32 |", "|---|---|---|---|"]

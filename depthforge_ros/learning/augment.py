@@ -45,12 +45,12 @@ class AugmentSettings:
 
     def __post_init__(self) -> None:
         if self.crop < 32 or self.crop % 32:
-            raise ValueError(f"crop is {self.crop}; wanted a multiple of 32")
+            raise ValueError(f"crop is {self.crop}; expected a multiple of 32")
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale is {self.scale}; wanted two rising positive numbers")
+            raise ValueError(f"scale is {self.scale}; expected two rising positive numbers")
         for name in ("max_class_share", "rare", "flip", "photometric", "adverse"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted 0..1")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0..1")
 
 
 def augment(sample: Sample, rng: np.random.Generator, settings: AugmentSettings) -> Sample:
@@ -106,7 +106,7 @@ def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings
             if depth is None
             else np.pad(depth, ((0, down), (0, right)), constant_values=np.nan),
         )
-    # Nothing is drawn where nothing is asked for: runs begun without it see the same samples.
+    # Nothing is drawn where nothing is asked for: runs started without it see the same samples.
     if settings.rare > 0 and rng.random() < settings.rare:
         top, left = _corner_over_a_class(sample.labels, size, rng)
     else:
@@ -141,8 +141,8 @@ def _corner_over_a_class(
     labels [H, W]; of any crop where nothing is labelled.
     """
     classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:UNLABELLED])
-    wanted = labels == rng.choice(classes) if len(classes) else np.ones(labels.shape, bool)
-    y, x = divmod(int(rng.choice(np.flatnonzero(wanted))), labels.shape[1])
+    candidates = labels == rng.choice(classes) if len(classes) else np.ones(labels.shape, bool)
+    y, x = divmod(int(rng.choice(np.flatnonzero(candidates))), labels.shape[1])
     lowest = (max(0, y - size + 1), max(0, x - size + 1))
     highest = (min(y, labels.shape[0] - size), min(x, labels.shape[1] - size))
     top, left = rng.integers(lowest, np.array(highest) + 1).tolist()

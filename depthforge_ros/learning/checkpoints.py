@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthforge_ros import strict
+from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning.config import TrainConfig
 from depthforge_ros.variant import Variant, variant_differences, variant_from_mapping
 
@@ -77,12 +77,14 @@ def load_state(folder: Path, config: TrainConfig, variant: Variant) -> dict[str,
     differences = variant_differences(variant_from_mapping(state["variant"]), variant)
     if not differences:
         # Built anew, so that a setting which came later has its default in an older state.
-        stored = strict.plain(strict.build(TrainConfig, state["config"], str(path), {}))
-        wanted = strict.plain(config)
+        stored = dataclass_yaml.plain(
+            dataclass_yaml.build(TrainConfig, state["config"], str(path), {})
+        )
+        expected = dataclass_yaml.plain(config)
         differences = [
-            f"{key}: stored {stored.get(key)}, wanted {wanted[key]}"
-            for key in wanted
-            if key not in RESUMABLE_CHANGES and stored.get(key) != wanted[key]
+            f"{key}: stored {stored.get(key)}, expected {expected[key]}"
+            for key in expected
+            if key not in RESUMABLE_CHANGES and stored.get(key) != expected[key]
         ]
     if differences:
         raise ResumeError(f"{path} is of another run: {'; '.join(differences)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from depthforge_ros import strict
+from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning import datasets
 from depthforge_ros.learning.ablation import Ablation
 from depthforge_ros.learning.augment import AugmentSettings
@@ -84,12 +84,12 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
-            raise ValueError(f"weight of {self.kind.value} is {self.weight}; wanted more than 0")
+            raise ValueError(f"weight of {self.kind.value} is {self.weight}; expected more than 0")
         if self.render is not None and self.kind is not DatasetKind.STREET:
             raise ValueError(f"render is for street; this data set is {self.kind.value}")
         if self.split not in SPLITS.get(self.kind, ("",)):
             allowed = " or ".join(SPLITS.get(self.kind, ("none",)))
-            raise ValueError(f"split of {self.kind.value} is {self.split!r}; wanted {allowed}")
+            raise ValueError(f"split of {self.kind.value} is {self.split!r}; expected {allowed}")
         if self.only and self.kind not in SELECTABLE:
             raise ValueError(f"only is {list(self.only)}, but {self.kind.value} has no parts")
 
@@ -137,13 +137,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "save_every", "log_every", "validate_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not self.train:
-            raise ValueError("train is empty; wanted at least one data set")
+            raise ValueError("train is empty; expected at least one data set")
         if not 0.0 < self.warmup < 1.0:
-            raise ValueError(f"warmup is {self.warmup}; wanted between 0 and 1")
+            raise ValueError(f"warmup is {self.warmup}; expected between 0 and 1")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
-            raise ValueError(f"ema is {self.ema}; wanted between 0 and 1, or null")
+            raise ValueError(f"ema is {self.ema}; expected between 0 and 1, or null")
         if self.ablation is not Ablation.DEPTH and self.stage is not Stage.METHOD:
             raise ValueError(f"ablation is for stage method; this is stage {self.stage.value}")
         if self.stage is Stage.DEPTH:
@@ -157,10 +157,10 @@ class TrainConfig:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """A configuration from yaml. Raises ValueError naming file, key and what was wanted."""
+    """A configuration from yaml. Raises ValueError naming file, key and what was expected."""
     if not path.is_file():
         raise ValueError(f"no configuration at {path}")
-    return strict.read_yaml(path, TrainConfig, {})
+    return dataclass_yaml.read_yaml(path, TrainConfig, {})
 
 
 def open_dataset(settings: DatasetSettings) -> SampleSource:

@@ -211,11 +211,11 @@ def _pairs(
     expected = f"expected below {root}:{tree}"
     if not images.is_dir():
         raise DatasetLayoutError(f"{domain}: no folder {images}; {expected}")
-    wanted = (patterns,) if isinstance(patterns, str) else patterns
-    paths = sorted(path for pattern in wanted for path in images.glob(pattern))
+    globs = (patterns,) if isinstance(patterns, str) else patterns
+    paths = sorted(path for pattern in globs for path in images.glob(pattern))
     if not paths:
         raise DatasetLayoutError(
-            f"{domain}: nothing matches {' or '.join(wanted)} in {images}; {expected}"
+            f"{domain}: nothing matches {' or '.join(globs)} in {images}; {expected}"
         )
     labels = [label_of(path) for path in paths]
     missing = [label for label in labels if not label.is_file()]

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from depthforge_ros import strict
+from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning.batches import Batch, BatchStream, Share, load_batches
 from depthforge_ros.learning.checkpoints import Average, Swapped, load_state, save_state
 from depthforge_ros.learning.config import TrainConfig, open_dataset
@@ -132,7 +132,7 @@ class Run:
             config.output,
             {
                 "variant": variant_to_mapping(variant),
-                "config": strict.plain(config),
+                "config": dataclass_yaml.plain(config),
                 "model": self._own_state(),
                 "optimiser": self.optimiser.state_dict(),
                 "average": None if self.average is None else self.average.values,

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 
-from depthforge_ros import strict
+from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning.evaluation import DatasetScores, Scores
 from depthforge_ros.learning.plot import draw_report
 from depthforge_ros.pipeline import PipelineSettings
@@ -62,7 +62,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "backend": report.backend,
         "precision": report.precision,
         "device": report.device,
-        "pipeline": strict.plain(report.settings),
+        "pipeline": dataclass_yaml.plain(report.settings),
         "mean_miou": _number(report.mean_miou()),
         "datasets": [
             {
@@ -81,7 +81,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def _scores_json(scores: Scores, classes: Sequence[str]) -> dict[str, Any]:
-    fields = strict.plain(scores)
+    fields = dataclass_yaml.plain(scores)
     fields["iou"] = dict(zip(classes, scores.iou, strict=True))
     return _finite(fields)
 

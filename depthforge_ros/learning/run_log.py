@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run tells while it runs: log.jsonl, and curves for TensorBoard where wanted."""
+"""What a training run tells while it runs: log.jsonl, and curves for TensorBoard if requested."""
 
 from __future__ import annotations
 

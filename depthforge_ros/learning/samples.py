@@ -116,7 +116,7 @@ def read_labels(path: Path, table: np.ndarray) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode not in ("L", "P"):
-                raise ValueError(f"{path}: label image has mode {image.mode}; wanted 8-bit ids")
+                raise ValueError(f"{path}: label image has mode {image.mode}; expected 8-bit ids")
             ids = np.asarray(image)  # [H, W]
     except (OSError, SyntaxError) as error:  # Pillow reports broken PNG chunks as SyntaxError
         raise UnreadableImageError(f"{path}: {error}") from error

@@ -150,7 +150,7 @@ class HeldOutStreets:
     def __post_init__(self) -> None:
         most = len(HELD_OUT_SEEDS)
         if not 1 <= self.seeds <= most:
-            raise ValueError(f"held-out streets are {self.seeds}; wanted 1..{most}, one a seed")
+            raise ValueError(f"held-out streets are {self.seeds}; expected 1..{most}, one a seed")
         _check_conditions(self.conditions)
 
     def __len__(self) -> int:

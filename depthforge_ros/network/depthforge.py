@@ -86,7 +86,7 @@ class DepthForge(nn.Module):
         """
         if height % SIDE_MULTIPLE or width % SIDE_MULTIPLE or min(height, width) <= 0:
             raise ValueError(
-                f"image is {height} × {width}; wanted positive multiples of {SIDE_MULTIPLE}"
+                f"image is {height} × {width}; expected positive multiples of {SIDE_MULTIPLE}"
             )
         shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
         network = copy.deepcopy(self, shared)

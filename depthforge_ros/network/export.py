@@ -46,7 +46,7 @@ def export_network(
     weights. Raises ValueError where a side is no multiple of 32, or the batch no positive number.
     """
     if batch is not None and batch < 1:
-        raise ValueError(f"batch is {batch}; wanted at least 1, or None for any")
+        raise ValueError(f"batch is {batch}; expected at least 1, or None for any")
     module = ImagesOnly(network.at_size(height, width), depth=depth).eval()
     images = torch.zeros(
         TRACED_BATCH if batch is None else batch,

@@ -84,8 +84,8 @@ class Pipeline:
         settings = settings or self.settings
         with torch.inference_mode():
             cuts = [
-                self._cut(frame, wanted, settings)
-                for frame, wanted in zip(frames, depth, strict=True)
+                self._cut(frame, requested, settings)
+                for frame, requested in zip(frames, depth, strict=True)
             ]
             sizes = dict.fromkeys(cut.crops.shape[2:] for cut in cuts)
             outputs: dict[int, CropOutput] = {}

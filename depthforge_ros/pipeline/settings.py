@@ -43,11 +43,11 @@ class PipelineSettings:
 
     def __post_init__(self) -> None:
         if self.short_side_px is not None and not 64 <= self.short_side_px <= 4096:
-            raise ValueError(f"short_side_px is {self.short_side_px}; wanted 64..4096")
+            raise ValueError(f"short_side_px is {self.short_side_px}; expected 64..4096")
         if not 0.0 <= self.confidence_threshold <= 1.0:
-            raise ValueError(f"confidence_threshold is {self.confidence_threshold}; wanted 0..1")
+            raise ValueError(f"confidence_threshold is {self.confidence_threshold}; expected 0..1")
         if self.max_batch < 1:
-            raise ValueError(f"max_batch is {self.max_batch}; wanted at least 1")
+            raise ValueError(f"max_batch is {self.max_batch}; expected at least 1")
 
 
 def inference_size(
@@ -71,6 +71,6 @@ def inference_size(
     if size[0] * size[1] > MAX_PIXELS:
         raise ValueError(
             f"a {width}x{height} frame with short side {settings.short_side_px or variant.crop} "
-            f"would be inferred at {size[1]}x{size[0]}; wanted at most {MAX_PIXELS} pixels"
+            f"would be inferred at {size[1]}x{size[0]}; expected at most {MAX_PIXELS} pixels"
         )
     return size

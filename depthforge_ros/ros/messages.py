@@ -11,7 +11,7 @@ import array
 import json
 import math
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -105,7 +105,7 @@ def frame_from_image(msg: Image) -> Frame:
     if msg.encoding not in _ENCODINGS:
         raise BadImage(
             "unknown_encoding",
-            f"encoding is {msg.encoding!r}; wanted one of {', '.join(INPUT_ENCODINGS)}",
+            f"encoding is {msg.encoding!r}; expected one of {', '.join(INPUT_ENCODINGS)}",
         )
     _check_size(msg.width, msg.height)
     rows = _rows(msg)
@@ -123,7 +123,7 @@ def frame_from_compressed(msg: CompressedImage) -> Frame:
     """
     source, _, packing = msg.format.lower().rpartition(";")
     if not any(name in packing for name in ("jpeg", "jpg", "png")) or "depth" in packing:
-        raise BadImage("unknown_encoding", f"format is {msg.format!r}; wanted jpeg or png")
+        raise BadImage("unknown_encoding", f"format is {msg.format!r}; expected jpeg or png")
     data = memoryview(msg.data)
     width, height = _declared_size(data)
     _check_size(width, height)
@@ -140,7 +140,7 @@ def frame_from_compressed(msg: CompressedImage) -> Frame:
         # image_transport compresses a Bayer mosaic as if it were grey.
         encoding = source.strip() if source.startswith("bayer_") else "mono8"
         if encoding not in _ENCODINGS:
-            raise BadImage("unknown_encoding", f"format is {msg.format!r}; wanted 8-bit Bayer")
+            raise BadImage("unknown_encoding", f"format is {msg.format!r}; expected 8-bit Bayer")
         rgb = cv2.cvtColor(image, _ENCODINGS[encoding][1])  # [H, W, 3]
     elif "compressed rgb" in packing:  # stored without swapping to the bgr that OpenCV expects
         rgb = image
@@ -190,7 +190,7 @@ def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
     if min(source_width, source_height, width, height) < 1:
         raise ValueError(
             f"camera_info of {info.width}x{info.height} cannot be scaled to {width}x{height}; "
-            "wanted positive sizes"
+            "expected positive sizes"
         )
     scale_x = width / (roi.width or info.width)
     scale_y = height / (roi.height or info.height)
@@ -230,13 +230,13 @@ def _check_size(width: int, height: int) -> None:
     """Raises BadImage where no frame can have that size. Nothing is allocated before this."""
     size = f"image is {width}x{height}"
     if not width or not height:
-        raise BadImage("zero_size", f"{size}; wanted at least {MIN_SIDE_PX} pixels a side")
+        raise BadImage("zero_size", f"{size}; expected at least {MIN_SIDE_PX} pixels a side")
     if width * height > MAX_PIXELS:
-        raise BadImage("too_large", f"{size}; wanted at most {MAX_PIXELS} pixels")
+        raise BadImage("too_large", f"{size}; expected at most {MAX_PIXELS} pixels")
     if min(width, height) < MIN_SIDE_PX:
-        raise BadImage("too_small", f"{size}; wanted at least {MIN_SIDE_PX} pixels a side")
+        raise BadImage("too_small", f"{size}; expected at least {MIN_SIDE_PX} pixels a side")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadImage("bad_aspect", f"{size}; wanted an aspect ratio of at most {MAX_ASPECT}:1")
+        raise BadImage("bad_aspect", f"{size}; expected an aspect ratio of at most {MAX_ASPECT}:1")
 
 
 def _rows(msg: Image) -> np.ndarray:
@@ -249,12 +249,12 @@ def _rows(msg: Image) -> np.ndarray:
     paired = msg.encoding in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12")
     if paired and (msg.width % 2 or (msg.encoding == "nv12" and msg.height % 2)):
         raise BadImage(
-            "odd_size", f"{msg.encoding} image is {msg.width}x{msg.height}; wanted even sides"
+            "odd_size", f"{msg.encoding} image is {msg.width}x{msg.height}; expected even sides"
         )
     if msg.step < row_bytes:
         raise BadImage(
             "wrong_step",
-            f"step is {msg.step}; wanted at least {row_bytes} for {msg.width} {msg.encoding}",
+            f"step is {msg.step}; expected at least {row_bytes} for {msg.width} {msg.encoding}",
         )
     data = np.frombuffer(msg.data, np.uint8)
     least, most = msg.step * (rows - 1) + row_bytes, msg.step * rows
@@ -262,7 +262,7 @@ def _rows(msg: Image) -> np.ndarray:
         raise BadImage(
             "short_data" if data.size < least else "long_data",
             f"{msg.width}x{msg.height} {msg.encoding} image with step {msg.step} has "
-            f"{data.size} bytes; wanted {most}",
+            f"{data.size} bytes; expected {most}",
         )
     # Strides, because some drivers leave out the padding of the last row.
     return np.lib.stride_tricks.as_strided(data, (rows, row_bytes), (msg.step, 1))
@@ -328,7 +328,7 @@ def _image_message(
     if image.ndim != dims or image.dtype != dtype or (dims == 3 and image.shape[2] != 3):
         shape = "[H, W, 3]" if dims == 3 else "[H, W]"
         raise ValueError(
-            f"{encoding} image is {list(image.shape)} {image.dtype}; wanted {shape} {dtype}"
+            f"{encoding} image is {list(image.shape)} {image.dtype}; expected {shape} {dtype}"
         )
     height, width = image.shape[:2]
     data = array.array("B")  # assigning bytes or an ndarray is converted element by element
@@ -342,3 +342,31 @@ def _image_message(
         step=image.nbytes // height,
         data=data,
     )
+
+
+try:
+    from vision_msgs.msg import LabelInfo, VisionClass
+except ImportError:
+    LabelInfo = VisionClass = None
+
+ABSENT = "" if LabelInfo is not None else "vision_msgs is not installed"
+"""Why there is no ~/label_info; empty where there is."""
+
+
+def label_info_message(
+    labels: LabelSet,
+    threshold: float,
+    info: Any = LabelInfo,
+    vision_class: Any = VisionClass,
+) -> Any:
+    """A LabelInfo of all classes in the order of their ids.
+
+    UNLABELLED is not among them: 255 is what LabelInfo.msg itself means by it. threshold: below
+    which confidence a pixel is unlabelled. info, vision_class: the message types. The header is
+    empty, as labels have neither a place nor a time.
+    """
+    classes = [
+        vision_class(class_id=index, class_name=label.name)
+        for index, label in enumerate(labels.classes)
+    ]
+    return info(header=Header(), class_map=classes, threshold=threshold)

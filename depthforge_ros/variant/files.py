@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from depthforge_ros import strict
+from depthforge_ros import dataclass_yaml
 from depthforge_ros.resources import shipped_folder
 from depthforge_ros.variant.labels import LabelSet
 from depthforge_ros.variant.variant import Variant
@@ -39,14 +39,14 @@ def load_labels(name: str) -> LabelSet:
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise ValueError(f"label set {name!r} is unknown; known: {', '.join(known)}")
-    return strict.read_yaml(path, LabelSet, {})
+    return dataclass_yaml.read_yaml(path, LabelSet, {})
 
 
 def load_variant(name_or_path: str | Path) -> Variant:
     """A shipped variant by name, or one of your own by the path of its yaml file.
 
     Either may be followed by alternatives that its file offers: `dinov2_s+outdoor`. Raises
-    ValueError naming the file, the key and what was wanted.
+    ValueError naming the file, the key and what was expected.
     """
     name, chosen = _split(str(name_or_path))
     path = _file_of(name)
@@ -54,7 +54,7 @@ def load_variant(name_or_path: str | Path) -> Variant:
         data = yaml.safe_load(path.read_text("utf-8"))
         if isinstance(data, dict):
             data = _with_alternatives(data, chosen)
-        return strict.build(Variant, data, Variant.__name__, {LabelSet: load_labels})
+        return dataclass_yaml.build(Variant, data, Variant.__name__, {LabelSet: load_labels})
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -90,7 +90,7 @@ def _with_alternatives(data: dict[str, Any], chosen: Sequence[str]) -> dict[str,
     data = dict(data)
     offered = data.pop(ALTERNATIVES, {})
     if not isinstance(offered, dict) or not all(isinstance(v, dict) for v in offered.values()):
-        raise ValueError(f"{ALTERNATIVES} is {offered!r}; wanted a mapping of mappings")
+        raise ValueError(f"{ALTERNATIVES} is {offered!r}; expected a mapping of mappings")
     for name in chosen:
         if name not in offered:
             there = ", ".join(sorted(offered)) or "none"
@@ -112,16 +112,16 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def variant_from_mapping(data: Any) -> Variant:
     """A variant from what `variant_to_mapping` gave (or yaml holds). Raises ValueError."""
-    return strict.build(Variant, data, "variant", {LabelSet: load_labels})
+    return dataclass_yaml.build(Variant, data, "variant", {LabelSet: load_labels})
 
 
 def variant_to_mapping(variant: Variant) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings with every field, to be stored beside weights."""
-    return strict.plain(variant)
+    return dataclass_yaml.plain(variant)
 
 
-def variant_differences(stored: Variant, wanted: Variant) -> list[str]:
-    """Every size that differs, as `field: stored S, wanted W`; names and origins may differ."""
+def variant_differences(stored: Variant, expected: Variant) -> list[str]:
+    """Every size that differs, as `field: stored S, expected W`; names and origins may differ."""
     differences = []
 
     def compare(where: str, a: Any, b: Any) -> None:
@@ -132,10 +132,10 @@ def variant_differences(stored: Variant, wanted: Variant) -> list[str]:
         elif isinstance(a, list) and isinstance(b, list) and a and isinstance(a[0], dict):
             if [entry["name"] for entry in a] != [entry["name"] for entry in b]:
                 differences.append(
-                    f"{where}: stored {len(a)}, wanted {len(b)}, or in another order"
+                    f"{where}: stored {len(a)}, expected {len(b)}, or in another order"
                 )
         elif a != b:
-            differences.append(f"{where}: stored {a}, wanted {b}")
+            differences.append(f"{where}: stored {a}, expected {b}")
 
-    compare("", strict.plain(stored), strict.plain(wanted))
+    compare("", dataclass_yaml.plain(stored), dataclass_yaml.plain(expected))
     return differences

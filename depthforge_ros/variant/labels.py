@@ -20,7 +20,9 @@ class LabelClass:
 
     def __post_init__(self) -> None:
         if len(self.color) != 3 or not all(0 <= channel <= 255 for channel in self.color):
-            raise ValueError(f"color of {self.name!r} is {self.color}; wanted three numbers 0..255")
+            raise ValueError(
+                f"color of {self.name!r} is {self.color}; expected three numbers 0..255"
+            )
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class LabelSet:
     def __post_init__(self) -> None:
         names = [label.name for label in self.classes]
         if not 1 <= len(names) <= UNLABELLED:
-            raise ValueError(f"label set {self.name!r} has {len(names)} classes; wanted 1..255")
+            raise ValueError(f"label set {self.name!r} has {len(names)} classes; expected 1..255")
         if len(set(names)) != len(names):
             raise ValueError(f"label set {self.name!r} names a class twice: {names}")
 
@@ -54,7 +56,9 @@ class LabelSet:
         unknown = sorted(set(colors) - {label.name for label in self.classes})
         if unknown:
             names = ", ".join(label.name for label in self.classes)
-            raise ValueError(f"a colour is given for {', '.join(unknown)}; wanted some of {names}")
+            raise ValueError(
+                f"a colour is given for {', '.join(unknown)}; expected some of {names}"
+            )
         return replace(
             self,
             classes=tuple(

@@ -28,9 +28,9 @@ class Source:
 
     def __post_init__(self) -> None:
         if not self.url.startswith("https://") or not self.file:
-            raise ValueError(f"url is {self.url!r}; wanted https:// and the name of a file")
+            raise ValueError(f"url is {self.url!r}; expected https:// and the name of a file")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"sha256 is {self.sha256!r}; wanted 64 hexadecimal digits, or none")
+            raise ValueError(f"sha256 is {self.sha256!r}; expected 64 hexadecimal digits, or none")
 
     @property
     def file(self) -> str:
@@ -66,14 +66,14 @@ class VitSize:
 
     def __post_init__(self) -> None:
         if self.kind not in ("dinov2", "eva02"):
-            raise ValueError(f"encoder kind is {self.kind!r}; wanted 'dinov2' or 'eva02'")
+            raise ValueError(f"encoder kind is {self.kind!r}; expected 'dinov2' or 'eva02'")
         if len(self.stem) not in (0, 3) or any(channels % STEM_GROUPS for channels in self.stem):
             raise ValueError(
-                f"stem is {self.stem}; wanted nothing, or three multiples of {STEM_GROUPS}"
+                f"stem is {self.stem}; expected nothing, or three multiples of {STEM_GROUPS}"
             )
         if len(self.stem_blocks) != len(self.stem) or any(n < 0 for n in self.stem_blocks):
             raise ValueError(
-                f"stem_blocks is {self.stem_blocks} for stem {self.stem}; wanted a count, 0 or "
+                f"stem_blocks is {self.stem_blocks} for stem {self.stem}; expected a count, 0 or "
                 "more, for every step of the stem"
             )
         if self.width % self.heads:
@@ -136,7 +136,9 @@ class DepthHeadSize:
 
     def __post_init__(self) -> None:
         if len(self.channels) != 4 or len(self.blocks) != 4:
-            raise ValueError(f"depth head reads {self.blocks} into {self.channels}; wanted 4 and 4")
+            raise ValueError(
+                f"depth head reads {self.blocks} into {self.channels}; expected 4 and 4"
+            )
         if (self.kind is DepthKind.METRIC) != (self.max_depth_m is not None):
             raise ValueError(
                 f"depth kind is {self.kind.value} with max_depth_m {self.max_depth_m}; "
@@ -144,6 +146,6 @@ class DepthHeadSize:
             )
         if self.focal_px is not None and (self.kind is DepthKind.RELATIVE or self.focal_px <= 0):
             raise ValueError(
-                f"focal_px is {self.focal_px} of a {self.kind.value} head; wanted a positive "
+                f"focal_px is {self.focal_px} of a {self.kind.value} head; expected a positive "
                 "number, and only where depth is metric"
             )

@@ -48,11 +48,11 @@ class Variant:
             )
         for name, blocks in (("levels", self.levels), ("depth_head", self.depth_head.blocks)):
             if len(blocks) != 4 or list(blocks) != sorted(set(blocks)):
-                raise ValueError(f"{name} reads blocks {blocks}; wanted four, rising")
+                raise ValueError(f"{name} reads blocks {blocks}; expected four, rising")
             if not 0 <= blocks[0] <= blocks[-1] < self.visual.blocks:
                 raise ValueError(f"{name} reads blocks {blocks} of {self.visual.blocks}")
         if min(self.std) <= 0:
-            raise ValueError(f"std is {self.std}; wanted positive numbers")
+            raise ValueError(f"std is {self.std}; expected positive numbers")
 
     @property
     def grid(self) -> int:

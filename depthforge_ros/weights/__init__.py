@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge weights`: what there is, fetching it, converting it, looking into it.
+"""`depthforge weights`: lists, fetches, converts and inspects weights.
 
-command.py is the verb. catalogue.py knows what variants need and what is here, download.py fetches
-one file, convert.py turns published files into one of ours, inspection.py tells what a file is.
+weights_command.py is the verb; catalogue.py lists what variants need and what is present,
+download.py fetches one file, convert.py converts published files, inspection.py identifies a file.
 """

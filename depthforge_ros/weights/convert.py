@@ -89,12 +89,14 @@ def convert(
             if ours in state:
                 faults.append(f"{ours} is in {made_from[part]} and in {path.name}")
             elif tuple(tensor.shape) != shapes[ours]:
-                wanted = list(shapes[ours])
-                faults.append(f"{ours} in {path.name} is {list(tensor.shape)}, wanted {wanted}")
+                expected = list(shapes[ours])
+                faults.append(f"{ours} in {path.name} is {list(tensor.shape)}, expected {expected}")
             state.setdefault(ours, tensor)
             made_from.setdefault(part, path.name)
-    begun = tuple(f"{part}." for part in made_from)
-    faults += [f"missing {ours}" for ours in shapes if ours.startswith(begun) and ours not in state]
+    started = tuple(f"{part}." for part in made_from)
+    faults += [
+        f"missing {ours}" for ours in shapes if ours.startswith(started) and ours not in state
+    ]
     if faults or not state:
         found = f"cannot become variant {variant.name!r}, {len(faults)} faults:"
         head = f"{', '.join(map(str, paths))} {found}"
@@ -111,19 +113,19 @@ def shapes_of(variant: Variant) -> dict[str, tuple[int, ...]]:
 
 
 def our_names(
-    file: WeightsFile, wanted: Iterable[str]
+    file: WeightsFile, expected: Iterable[str]
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """For each key of the file our names of what it holds, and the keys that are nothing of ours.
 
-    wanted: all of our names. Several names share a key in equal pieces of its first dimension.
+    expected: all of our names. Several names share a key in equal pieces of its first dimension.
     Raises WeightsError where the keys are nobody's we know.
     """
     layout = layout_of(file.shapes)
     if layout is None:
         first = ", ".join(list(file.shapes)[:3])
         known = ", ".join(known.value for known in Layout if known is not Layout.REIN)
-        raise WeightsError(f"{file.path} holds {first}, …; wanted weights of one of: {known}")
-    aliases = {alias: (name,) for name in wanted for alias in aliases_of(name)}
+        raise WeightsError(f"{file.path} holds {first}, …; expected weights of one of: {known}")
+    aliases = {alias: (name,) for name in expected for alias in aliases_of(name)}
     if layout is Layout.DEPTH_ANYTHING:
         aliases = {
             key.removeprefix("backbone.depth_anything."): name

@@ -99,7 +99,7 @@ def download(
     removed), does not fit on the disk (what came is then kept), or another process fetches it.
     """
     if not url.startswith(("http://", "https://")):
-        raise DownloadError(f"{url} is no address of a web server; wanted http:// or https://")
+        raise DownloadError(f"{url} is no address of a web server; expected http:// or https://")
     if target.is_file():
         return _checked(target, sha256, url)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,8 @@ def _checked(path: Path, sha256: str | None, url: str) -> str:
         path.unlink()
         _validator_of(path).unlink(missing_ok=True)
         raise DownloadError(
-            f"{url} is not the expected file: SHA-256 {digest}, wanted {sha256}; {path} is removed"
+            f"{url} is not the expected file: SHA-256 {digest}, expected {sha256}; "
+            f"{path} is removed"
         )
     return digest
 
@@ -158,10 +159,10 @@ def _attempt(url: str, part: Path, file: io.FileIO, checked: bool) -> None:
     request = urllib.request.Request(
         url, headers={"User-Agent": f"depthforge_ros/{__version__}", "Accept-Encoding": "identity"}
     )
-    begun, validator = part.stat().st_size, _stored_validator(part)
-    if begun and (validator or checked):
-        request.add_header("Range", f"bytes={begun}-")
-    if begun and validator:
+    started, validator = part.stat().st_size, _stored_validator(part)
+    if started and (validator or checked):
+        request.add_header("Range", f"bytes={started}-")
+    if started and validator:
         request.add_header("If-Range", validator)
     try:
         response = urllib.request.build_opener(_NoDowngrade).open(request, timeout=TIMEOUT_S)
@@ -169,18 +170,18 @@ def _attempt(url: str, part: Path, file: io.FileIO, checked: bool) -> None:
         error.close()
         if error.code in BUSY:
             raise _CutOffError(f"HTTP {error.code} {error.reason}") from error
-        if error.code == 416 and begun:
-            if error.headers.get("Content-Range") == f"bytes */{begun}":
+        if error.code == 416 and started:
+            if error.headers.get("Content-Range") == f"bytes */{started}":
                 return  # nothing is missing
             file.truncate(0)
             _validator_of(part).unlink(missing_ok=True)
             raise _CutOffError("the part on the disk was of another file") from error
-        if not begun:
+        if not started:
             _forget(part)
         raise DownloadError(f"{url}: HTTP {error.code} {error.reason}") from error
     with response:
-        answer = _answer(response, begun)
-        if answer.start != begun:
+        answer = _answer(response, started)
+        if answer.start != started:
             file.truncate(0)  # the server sends it whole, or it changed
         _validator_of(part).write_text(answer.validator, "utf-8")
         _room(part, answer)
@@ -197,17 +198,19 @@ def _forget(part: Path) -> None:
     _validator_of(part).unlink(missing_ok=True)
 
 
-def _answer(response: http.client.HTTPResponse, begun: int) -> _Answer:
+def _answer(response: http.client.HTTPResponse, started: int) -> _Answer:
     etag = response.headers.get("ETag", "")
     # A weak ETag promises the same meaning, not the same bytes: no ground to join two pieces.
     validator = etag if etag and not etag.startswith("W/") else ""
     validator = validator or response.headers.get("Last-Modified", "")
     if response.status == 206:
-        told = response.headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", told)
-        if match is None or int(match[1]) != begun:
-            raise DownloadError(f"{response.url} was asked for bytes from {begun}, sent {told!r}")
-        return _Answer(begun, None if match[2] == "*" else int(match[2]), validator)
+        content_range = response.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
+        if match is None or int(match[1]) != started:
+            raise DownloadError(
+                f"{response.url} was asked for bytes from {started}, sent {content_range!r}"
+            )
+        return _Answer(started, None if match[2] == "*" else int(match[2]), validator)
     length = response.headers.get("Content-Length")
     return _Answer(0, None if length is None else int(length), validator)
 

@@ -133,7 +133,7 @@ def _other_shapes(
 ) -> list[str]:
     """Of what is not resampled: shapes that are not the variant's."""
     return [
-        f"{key} is {list(file.shapes[key])}, wanted {list(shapes[pieces[0]])}"
+        f"{key} is {list(file.shapes[key])}, expected {list(shapes[pieces[0]])}"
         for key, pieces in names.items()
         if len(pieces) == 1
         and not pieces[0].endswith((".pos_embed", ".patch_embed.weight"))

@@ -20,7 +20,7 @@ from depthforge_ros.network.deploy.layers import Conv, Linear, TransposedConv
 from depthforge_ros.network.deploy.network import Folded
 from depthforge_ros.network.deploy.pixel_decoder import DeployedAttention
 from depthforge_ros.network.deploy.sampling import sample_by_bags
-from depthforge_ros.network.deploy.strips import resized_strip, strips_of
+from depthforge_ros.network.deploy.tiled_resize import resized_strip, strips_of
 
 STRIP_ELEMENTS = 2**20
 """Of a strip of a large map: a few such buffers fit a processor's cache."""

@@ -81,7 +81,7 @@ class Deployed(nn.Module):
         super().__init__()
         if height % SIDE_MULTIPLE or width % SIDE_MULTIPLE or min(height, width) <= 0:
             raise ValueError(
-                f"image is {height} × {width}; wanted positive multiples of {SIDE_MULTIPLE}"
+                f"image is {height} × {width}; expected positive multiples of {SIDE_MULTIPLE}"
             )
         self.variant = folded.variant
         self.folded = folded

@@ -22,7 +22,7 @@ from depthforge_ros.network.deploy.layers import (
     product,
     resized,
 )
-from depthforge_ros.network.deploy.strips import Strip, resized_strip, strips_of
+from depthforge_ros.network.deploy.tiled_resize import Strip, resized_strip, strips_of
 from depthforge_ros.network.pixel_decoder import PixelDecoder
 from depthforge_ros.network.refinement import RefinementDecoder
 

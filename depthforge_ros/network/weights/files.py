@@ -180,7 +180,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
             break
         content = inner
     if not isinstance(content, dict) or not content:
-        raise WeightsError(f"{path} holds {type(content).__name__}; wanted tensors by name")
+        raise WeightsError(f"{path} holds {type(content).__name__}; expected tensors by name")
     odd = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if odd:
         raise WeightsError(f"{path} holds {odd[0]!r}, which is not a tensor")

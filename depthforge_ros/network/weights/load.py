@@ -35,8 +35,8 @@ def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) ->
     that differ and listing every missing, unexpected, misshapen and doubled name; the network is
     then unchanged. Half-precision weights are widened to the network's type.
     """
-    wanted = dict(network.state_dict())
-    aliases = {alias: name for name in wanted for alias in aliases_of(name)}
+    expected = dict(network.state_dict())
+    aliases = {alias: name for name in expected for alias in aliases_of(name)}
     found: dict[str, tuple[WeightsFile, str]] = {}
     sizes: list[str] = []
     faults: list[str] = []
@@ -56,18 +56,18 @@ def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) ->
                 continue
             if name in found:
                 faults.append(f"{key} is in {found[name][0].path.name} and in {file.path.name}")
-            elif shape != tuple(wanted[name].shape):
-                faults.append(f"{key} is {list(shape)}, wanted {list(wanted[name].shape)}")
+            elif shape != tuple(expected[name].shape):
+                faults.append(f"{key} is {list(shape)}, expected {list(expected[name].shape)}")
             found.setdefault(name, (file, key))
-    faults += [f"missing {name}" for name in wanted if name not in found]
+    faults += [f"missing {name}" for name in expected if name not in found]
     if faults:
         raise WeightsError(_refusal(files, variant, sizes, faults))
     with torch.no_grad():
         for file in files:
             keys = {key: name for name, (source, key) in found.items() if source is file}
             for key, tensor in file.tensors(keys):
-                wanted[keys[key]].copy_(tensor)
-    for path, parts in _parts_by_file({name: found[name][0].path for name in wanted}).items():
+                expected[keys[key]].copy_(tensor)
+    for path, parts in _parts_by_file({name: found[name][0].path for name in expected}).items():
         _log.info("%s from %s", ", ".join(parts), path)
 
 
@@ -86,25 +86,25 @@ def refuse_other_networks(file: WeightsFile) -> None:
     if layout_of(file.shapes) is Layout.REIN:
         raise WeightsError(
             f"{file.path} is a Rein checkpoint: its tokens, backbone.reins.*, know nothing of "
-            "depth; wanted DepthForge's, backbone.depthforge.*"
+            "depth; expected DepthForge's, backbone.depthforge.*"
         )
 
 
 def refuse_other_variants(
-    file: WeightsFile, stored: Variant, wanted: Variant, names: Iterable[str]
+    file: WeightsFile, stored: Variant, expected: Variant, names: Iterable[str]
 ) -> None:
     """Raises WeightsError where the file's variant differs in what the parts it holds depend on.
 
     names: ours, of what the file holds. Encoders serve any adapter, whatever its label set.
     """
-    differences = variant_differences(stored, wanted)
+    differences = variant_differences(stored, expected)
     parts = {name.partition(".")[0] for name in names}
     if parts and parts <= set(ENCODER_PARTS):
         binding = parts | WHATEVER_READS_IT
         differences = [d for d in differences if d.partition(":")[0].partition(".")[0] in binding]
     if differences:
         raise WeightsError(
-            f"{file.path} holds variant {stored.name!r}, wanted {wanted.name!r}: "
+            f"{file.path} holds variant {stored.name!r}, expected {expected.name!r}: "
             + "; ".join(differences)
         )
 

@@ -33,7 +33,7 @@ def resample_positions(
 ) -> Tensor:
     """A position table for another grid: [1, 1 + h·w, C] -> [1, 1 + rows·columns, C].
 
-    The first position is the class token's and stays. grid: rows and columns wanted. stored: rows
+    The first position is the class token's and stays. grid: rows and columns expected. stored: rows
     and columns the table has; a square where it is not given. Raises ValueError naming the number
     of positions where that cannot be.
     """

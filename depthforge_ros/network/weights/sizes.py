@@ -58,9 +58,9 @@ def other_sizes(file: WeightsFile, shapes: Shapes, variant: Variant) -> list[str
     """One line for each size that is not the variant's, with both numbers. shapes: by our names."""
     name, lines = file.path.name, []
 
-    def compare(what: str, held: int, wanted: int) -> None:
-        if held != wanted:
-            lines.append(f"{name}: {what} {held}, wanted {wanted}")
+    def compare(what: str, held: int, expected: int) -> None:
+        if held != expected:
+            lines.append(f"{name}: {what} {held}, expected {expected}")
 
     for part, size in (("visual", variant.visual), ("depth", variant.depth)):
         if (held := encoder_sizes(shapes, part)) is not None:

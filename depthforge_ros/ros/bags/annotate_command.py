@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`depthforge annotate`: the command line around `annotation.annotate_bag` and `many_bags`."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sqlite3
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from depthforge_ros.resources import sha256_of
+from depthforge_ros.ros.bags.annotation import MIB, Summary, annotate_bag
+from depthforge_ros.ros.bags.batch import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    Annotate,
+    Work,
+    annotate_here,
+    annotate_with_workers,
+    find_work,
+    shard_of,
+)
+from depthforge_ros.ros.bags.resumable_writer import STORAGES
+from depthforge_ros.variant import variant_names
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `depthforge annotate`."""
+    parser.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="BAG OUT: a bag to read (folder, .mcap or .db3) and the bag to write, which must not "
+        "exist; with --into: bags, or folders with bags below",
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="annotate many bags, each into this folder"
+    )
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="with --into: only the i-th of n parts"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="with --into: processes at once"
+    )
+    parser.add_argument(
+        "--topic",
+        action="append",
+        help="image topic, may be given several times; needed where the bag has more than one",
+    )
+    parser.add_argument("--namespace", default="/depthforge", help="where the new topics go")
+    parser.add_argument(
+        "--variant", default="nano", help=f"{', '.join(variant_names())}, or the path of a .yaml"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="",
+        help="weights: files joined by commas, `untrained` or `instant`; empty: the variant's own",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--mode",
+        choices=("whole", "slide"),
+        default="whole",
+        help="the frame at once, or overlapping windows of the training crop",
+    )
+    parser.add_argument("--short-side", type=int, metavar="PX", help="size of inference")
+    parser.add_argument(
+        "--confidence-threshold", type=float, default=0.0, help="below it a pixel is unlabelled"
+    )
+    parser.add_argument(
+        "--inference-size", action="store_true", help="masks at the size of inference"
+    )
+    parser.add_argument(
+        "--camera-height",
+        type=float,
+        metavar="M",
+        help="of the cameras above the road: metres by the road, beside relative depth",
+    )
+    parser.add_argument("--storage", choices=tuple(STORAGES), default="mcap", help="format of OUT")
+    parser.add_argument(
+        "--split-mib", type=int, default=512, help="size of a file of OUT; a kill undoes up to one"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Annotate; 0 where all is written, 1 where something failed, 130 where it was interrupted.
+
+    75 with --into where another run is still writing one of the bags.
+    """
+    if args.split_mib < 1:
+        raise ValueError(f"--split-mib is {args.split_mib}; expected at least 1")
+    if args.camera_height is not None and not args.camera_height > 0:
+        raise ValueError(f"--camera-height is {args.camera_height}; expected metres above 0")
+    if args.workers < 1:
+        raise ValueError(f"--workers is {args.workers}; expected at least 1")
+    if args.into is not None:
+        work = shard_of(find_work(args.paths, args.into), args.shard)
+        begin = functools.partial(_annotate_many, args)
+        return (
+            begin(work) if args.workers == 1 else annotate_with_workers(work, args.workers, begin)
+        )
+    if len(args.paths) != 2:
+        raise ValueError(f"{len(args.paths)} paths; expected BAG OUT, or BAG ... --into FOLDER")
+    if args.workers > 1 or args.shard != "1/1":
+        raise ValueError(
+            "--shard and --workers are for many bags; expected --into FOLDER with them"
+        )
+    annotate = _annotator(args, progress=True)
+    source, target = args.paths
+    try:
+        summary = annotate(Work(source, target))
+    except (OSError, sqlite3.Error) as error:
+        print(
+            f"writing {target} failed: {error}. There is no {target}; what is finished is in "
+            f"{target}.partial, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        return FAILED
+    print(summary.describe())
+    if not summary.finished:
+        print(f"stopped before the end; the same command goes on from {target}.partial")
+        return INTERRUPTED
+    return DONE
+
+
+def _annotate_many(args: argparse.Namespace, work: Sequence[Work]) -> int:
+    """What one worker does."""
+    if args.workers > 1:
+        import torch
+
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // args.workers))
+    return annotate_here(work, _annotator(args, progress=args.workers == 1))
+
+
+def _annotator(args: argparse.Namespace, progress: bool) -> Annotate:
+    """What annotates a bag as the arguments say, with the network loaded."""
+    from depthforge_ros.engine.build import build_engine, checkpoint_files
+    from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
+    from depthforge_ros.variant import load_variant
+
+    settings = PipelineSettings(
+        mode=Mode(args.mode),
+        short_side_px=args.short_side,
+        confidence_threshold=args.confidence_threshold,
+        full_size=not args.inference_size,
+    )
+    variant = load_variant(args.variant)
+    engine = build_engine(variant, args.checkpoint, device=args.device)
+    files = checkpoint_files(variant, args.checkpoint)
+    job = {
+        "checkpoint": args.checkpoint,
+        "weights": [sha256_of(path) for path in files if path.is_file()],
+        "backend": engine.backend,
+        "precision": engine.precision,
+    }
+
+    def annotate(work: Work) -> Summary:
+        return annotate_bag(
+            work.source,
+            work.target,
+            Pipeline(engine, settings),
+            topics=args.topic or (),
+            job=job,
+            namespace=args.namespace.rstrip("/"),
+            camera_height_m=args.camera_height or 0.0,
+            storage=args.storage,
+            segment_bytes=args.split_mib * MIB,
+            progress=progress,
+        )
+
+    return annotate

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many bags into a folder, by any number of processes: each bag is written once.
+
+Nobody hands out the work. Everyone goes through the same list and takes what is neither there nor
+being written by somebody else (segments.py), so a process that dies leaves nothing locked.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from depthforge_ros.ros.bags.annotation import Summary
+from depthforge_ros.ros.bags.reader import BagError, is_bag
+from depthforge_ros.ros.bags.resumable_writer import ExistsError, TakenError
+
+DONE, FAILED, BUSY, INTERRUPTED = 0, 1, 75, 130
+"""Exit status: all bags are there; one cannot be; another process still writes one (EX_TEMPFAIL of
+sysexits.h: the same command later finds it there, or does it); interrupted."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One bag to read, and where its annotated bag goes."""
+
+    source: Path
+    target: Path
+
+
+Annotate = Callable[[Work], Summary]
+
+
+def find_work(paths: Sequence[Path], into: Path) -> list[Work]:
+    """Every bag of `paths`, which are bags or folders with bags below, in the order of their names.
+
+    A bag keeps its name in `into`, and what lies between it and the folder that was named. Raises
+    ValueError where a path holds no bag, or two bags would have one name.
+    """
+    named: dict[Path, Path] = {}
+    for path in paths:
+        found = dict(_bags_of(path, into.resolve()))
+        if not found:
+            raise ValueError(f"no bag at {path} or below it")
+        for name, source in found.items():
+            if named.setdefault(name, source) != source:
+                raise ValueError(f"{named[name]} and {source} would both become {into / name}")
+    return [Work(named[name], into / name) for name in sorted(named)]
+
+
+def _bags_of(path: Path, into: Path) -> Iterator[tuple[Path, Path]]:
+    """Name and place of every bag at or below a path."""
+    if is_bag(path):
+        yield _name(Path(path.resolve().name)), path
+        return
+    for below in sorted(
+        [*path.rglob("metadata.yaml"), *path.rglob("*.mcap"), *path.rglob("*.db3")]
+    ):
+        bag = below.parent if below.name == "metadata.yaml" else below
+        unfinished = any(part.endswith(".partial") for part in bag.relative_to(path).parts)
+        part_of_bag = bag is below and (below.parent / "metadata.yaml").exists()
+        if not (unfinished or part_of_bag or into in bag.resolve().parents):
+            yield _name(bag.relative_to(path)), bag
+
+
+def _name(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in (".mcap", ".db3") else path
+
+
+def shard_of(work: Sequence[Work], shard: str) -> list[Work]:
+    """The part `i/n` of a list, i from 1 to n. Raises ValueError."""
+    try:
+        index, count = (int(number) for number in shard.split("/"))
+    except ValueError:
+        index = count = 0
+    if not 1 <= index <= count:
+        raise ValueError(f"--shard is {shard!r}; expected i/n with i from 1 to n, such as 2/8")
+    return list(work[index - 1 :: count])
+
+
+def annotate_here(work: Sequence[Work], annotate: Annotate) -> int:
+    """Annotate what is left of the list, a line on stdout for each bag; the exit status.
+
+    A bag that cannot be read is told on stderr and left out. Where writing fails the rest is not
+    tried: a full disk is full for the next bag as well.
+    """
+    statuses = {DONE}
+    for item in work:
+        try:
+            summary = annotate(item)
+        except ExistsError as error:
+            statuses.add(_told_of_existing(item, error))
+        except TakenError:
+            _say(f"{item.target}: another process writes it")
+            statuses.add(BUSY)
+        except BagError as error:
+            _say(f"{item.source}: {error}", sys.stderr)
+            statuses.add(FAILED)
+        except (OSError, sqlite3.Error) as error:
+            _say(f"writing {item.target} failed: {error}", sys.stderr)
+            return FAILED
+        else:
+            if not summary.finished:
+                _say(f"{item.target}: stopped; the same command goes on from there")
+                return INTERRUPTED
+            _say(f"{item.target}: {summary.describe()}")
+    return worst(statuses)
+
+
+def _told_of_existing(item: Work, error: ExistsError) -> int:
+    if not error.difference:
+        _say(f"{item.target}: is there already")
+        return DONE
+    _say(f"{item.target} is there, but made differently: {error.difference}", sys.stderr)
+    return FAILED
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    """A line on stdout or another stream, in one piece. `print` writes its end apart where Python
+    is told not to buffer, and then lines of two workers run into each other.
+    """
+    stream = stream or sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def worst(statuses: set[int]) -> int:
+    """The one exit status of several processes or bags; what is none of ours is a failure."""
+    ours = {status if status in (DONE, BUSY, INTERRUPTED) else FAILED for status in statuses}
+    return next(status for status in (INTERRUPTED, FAILED, BUSY, DONE) if status in ours)
+
+
+def annotate_with_workers(
+    work: Sequence[Work], workers: int, start: Callable[[Sequence[Work]], int]
+) -> int:
+    """Run `start(work)` in processes of their own; the exit status of all together.
+
+    start: importable, as the processes begin anew; gives the status of `annotate_here`. Each
+    worker has the list in another order, so that they meet at its end only.
+    """
+    if not work:
+        return DONE
+    context = multiprocessing.get_context("spawn")
+    workers = min(workers, len(work))
+    starts = (number * len(work) // workers for number in range(workers))
+    processes = [
+        context.Process(target=_exit_with, args=(start, [*work[at:], *work[:at]])) for at in starts
+    ]
+    with _passing_signals_on(processes) as received:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    if received:
+        return INTERRUPTED
+    statuses = set()
+    for process in processes:
+        if process.exitcode not in (DONE, FAILED, BUSY, INTERRUPTED):
+            _say(f"a worker ended with status {process.exitcode}", sys.stderr)
+        statuses.add(process.exitcode)
+    if all(item.target.exists() for item in work):
+        statuses.discard(BUSY)  # with what another of these workers had in hand
+    return worst(statuses or {DONE})
+
+
+def _exit_with(start: Callable[[Sequence[Work]], int], work: Sequence[Work]) -> None:
+    try:
+        sys.exit(start(work))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (ValueError, OSError) as error:
+        _say(f"depthforge annotate: {error}", sys.stderr)
+        sys.exit(FAILED)
+
+
+@contextmanager
+def _passing_signals_on(processes: Sequence) -> Iterator[list[int]]:
+    """A list of the signals that came, each of which went to the processes as well."""
+    received: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        received.append(number)
+        for process in processes:
+            if process.pid is not None and process.is_alive():
+                process.terminate()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way of one camera's frames: from its messages to a job for the network, and from what the
+network sees to messages. Read `Stream.prepare` and `Stream.deliver`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from depthforge_ros.condition import condition_of
+from depthforge_ros.frame import DepthKind, Frame, Prediction
+from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
+from depthforge_ros.ros.messages import (
+    BadImage,
+    focal_px,
+    frame_from_compressed,
+    frame_from_image,
+    scaled_camera_info,
+    stamp_ns,
+)
+from depthforge_ros.ros.metric import CameraInfos
+from depthforge_ros.ros.node.frames_in_flight import Job, Received
+from depthforge_ros.ros.node.outputs import (
+    Outputs,
+    limited,
+    where_certain,
+    within_range,
+)
+from depthforge_ros.ros.node.parameters import Parameters
+from depthforge_ros.ros.node.spatial_outputs import Spatial
+from depthforge_ros.ros.node.stamp_check import Freshness, Refusal, judge_age, served_age_s
+from depthforge_ros.ros.node.statistics import (
+    DRAWING,
+    INACTIVE,
+    INFERENCE_ERROR,
+    NO_LISTENER,
+    PUBLISHING,
+    RATE_LIMIT,
+    REPLACED,
+    Statistics,
+)
+from depthforge_ros.ros.node.worker import RateLimit
+from depthforge_ros.variant import Variant
+
+LOG_PERIOD_S = 5.0
+
+
+@dataclass(frozen=True)
+class Metres:
+    """Depth [H, W] by the road and the residual of the fit, or the reason why there is none."""
+
+    depth_m: np.ndarray | None = None
+    residual: float | None = None
+    reason: str = ""
+
+
+class Stream:
+    """One camera of a configured network: its publishers and what is known of it.
+
+    submit: takes an image for whoever infers; returns whether it replaced one that still waited.
+    values: gives the parameters of the moment. Raises what rclpy raises for a QoS override.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        camera: str,
+        variant: Variant,
+        statistics: Statistics,
+        values: Callable[[], Parameters],
+        submit: Callable[[Received], bool],
+    ) -> None:
+        self.camera = camera
+        self.statistics = statistics
+        kind = variant.depth_head.kind
+        height_m = values().camera_height_m
+        by_ground = kind is DepthKind.RELATIVE and height_m > 0
+        self._ground = GroundScale(GroundSettings(height_m), variant.labels) if by_ground else None
+        self._ground_sees: tuple | None = None
+        metric = by_ground or kind is DepthKind.METRIC
+        self._spatial = Spatial(values(), variant.labels) if metric else None
+        spatial = {} if self._spatial is None else self._spatial.topics
+        labels = variant.labels.painted(values().colors())
+        self.outputs = Outputs(
+            node, labels, kind, by_ground=by_ground, spatial=spatial, camera=camera
+        )
+        # The outputs in metres.
+        self._metric = {"depth", *spatial}
+        # The outputs that need to know the camera.
+        self._calibrated = {"camera_info", *spatial}
+        if by_ground or variant.depth_head.focal_px is not None:
+            self._calibrated.add("depth")
+        self._node = node
+        # One of its own, so that what is said of one camera does not silence another.
+        logger = node.get_logger()
+        self._logger = logger.get_child(camera) if camera else logger
+        self._values = values
+        self._submit = submit
+        self._camera_infos = CameraInfos()
+        self._rate_limit = RateLimit()
+        self._freshness = Freshness()
+        # Whoever publishes holds the lock, so that nothing follows once `close_input` returned.
+        self._publishing = threading.Lock()
+        self._openings = 0
+        self._open: int | None = None
+
+    def open_input(self) -> None:
+        """Frames are welcome from now on, and published."""
+        with self._publishing:
+            self._openings += 1
+            self._open = self._openings
+        self._freshness.restart()
+        self.statistics.open_input()
+
+    def close_input(self) -> None:
+        """Publish nothing any more; a frame on its way is dropped."""
+        with self._publishing:
+            self._open = None
+            self.statistics.explain({})
+
+    def receive(self, message: Image | CompressedImage) -> None:
+        """Leave an image for inference; an older one that still waits is dropped."""
+        arrival_ns, values = time.monotonic_ns(), self._values()
+        stamp = stamp_ns(message.header)
+        self.statistics.frame_in(arrival_ns, stamp)
+        refusal = self._freshness.judge(stamp, self._clock_ns(), served_age_s(values))
+        if refusal is not None:
+            self._refuse(refusal)
+        elif not self._rate_limit.passes(arrival_ns, values.max_rate_hz):
+            self.statistics.drop(RATE_LIMIT)
+        elif self._submit(Received(self.camera, message, arrival_ns, self._openings)):
+            self.statistics.drop(REPLACED)
+
+    def receive_camera_info(self, message: CameraInfo) -> None:
+        """Keep it for the frames that it describes."""
+        self._camera_infos.add(message)
+
+    def prepare(self, received: Received) -> Job | None:
+        """The message as a frame, with what is to be done; None where there is nothing to do.
+
+        Raises BadImage.
+        """
+        values = self._values()
+        requested = self.outputs.requested() & values.allowed_outputs()
+        if not requested:
+            self.statistics.explain({})
+            self.statistics.drop(NO_LISTENER)
+            return None
+        if self.too_old(received):
+            return None
+        message = received.message
+        compressed = isinstance(message, CompressedImage)
+        frame = frame_from_compressed(message) if compressed else frame_from_image(message)
+        info = self._fitting_camera_info(frame) if requested & self._calibrated else None
+        if info is not None:
+            frame = replace(frame, focal_px=focal_px(info))
+        return Job(received, frame, requested, bool(requested & self.outputs.depth_topics), info)
+
+    def too_old(self, received: Received) -> bool:
+        """Whether it is refused: it was judged when it came, and may have waited since."""
+        stamp, age_s = stamp_ns(received.message.header), served_age_s(self._values())
+        refusal = judge_age(stamp, self._clock_ns(), age_s)
+        if refusal is not None:
+            self._refuse(refusal)
+        return refusal is not None
+
+    def deliver(self, job: Job, seen: Prediction, values: Parameters) -> None:
+        """Publish what the network sees, inferred by `values`, in the order of the frames."""
+        received, requested, frame, info = job.received, job.requested, job.frame, job.info
+        header = received.message.header
+        metres = self._metres(job, seen, values) if requested & self._metric else Metres()
+        if values.max_depth_m > 0:
+            seen = within_range(seen, values.max_depth_m)
+            metres = replace(metres, depth_m=limited(metres.depth_m, values.max_depth_m))
+        threshold = values.depth_confidence_threshold
+        certain = replace(seen, depth=where_certain(seen.depth, seen.confidence, threshold))
+        certain_m = where_certain(metres.depth_m, seen.confidence, threshold)
+        messages = self.outputs.for_planners(requested, header, certain, info, certain_m)
+        depths = (
+            (seen.depth, certain.depth) if self._ground is None else (metres.depth_m, certain_m)
+        )
+        messages |= self._spatial_messages(job, seen, *depths)
+        withheld = self._withheld(requested, messages, frame, info, metres)
+        self.statistics.stage(PUBLISHING)
+        if not self._publish(messages, received, withheld, metres.residual):
+            self.statistics.drop(INACTIVE)
+            return
+        latency_ns = time.monotonic_ns() - received.arrival_ns
+        now_ns = self._clock_ns()
+        age_ns = now_ns - stamp_ns(header) if now_ns else None
+        self.statistics.frame_out(latency_ns, age_ns, frame.width, frame.height)
+        self.statistics.stage(DRAWING)
+        self.statistics.record_condition(condition_of(frame.rgb, seen.confidence))
+        self._draw(requested, received, frame, seen, values.overlay_opacity)
+
+    def _publish(
+        self,
+        messages: dict[str, Any],
+        received: Received,
+        withheld: dict[str, str],
+        residual: float | None,
+    ) -> bool:
+        """Send messages, unless the input was closed since the frame came."""
+        with self._publishing:
+            if received.opening != self._open:
+                return False
+            self.outputs.publish(messages)
+            self.statistics.explain(withheld, residual)
+            return True
+
+    def _draw(
+        self,
+        requested: frozenset[str],
+        received: Received,
+        frame: Frame,
+        seen: Prediction,
+        overlay_opacity: float,
+    ) -> None:
+        """Publish what people look at; a failure is counted and costs the frame nothing else."""
+        try:
+            header = received.message.header
+            drawn = self.outputs.for_people(requested, header, frame, seen, overlay_opacity)
+            with self._publishing:
+                if received.opening == self._open:
+                    self.outputs.publish(drawn)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self.statistics.undrawn(text)
+            self._logger.error(
+                f"a published frame could not be drawn: {text}", throttle_duration_sec=LOG_PERIOD_S
+            )
+
+    def _metres(self, job: Job, seen: Prediction, values: Parameters) -> Metres:
+        """Relative depth in metres, by the road, or the reason why the road gives none."""
+        frame, info = job.frame, job.info
+        if self._ground is None or info is None or frame.focal_px is None:
+            return Metres()
+        height, width = seen.labels.shape
+        # What the road has shown of a camera is that camera's, through those settings.
+        sees = (
+            job.received.opening,
+            frame.frame_id,
+            frame.width,
+            frame.height,
+            values.pipeline_settings(),
+        )
+        if sees != self._ground_sees:
+            self._ground.reset()
+            self._ground_sees = sees
+        intrinsics = scaled_camera_info(info, width, height).k.reshape(3, 3)
+        try:
+            depth_m, fit = self._ground.metres(seen, intrinsics)
+        except NoGroundError as error:
+            return Metres(reason=str(error))
+        return Metres(depth_m, fit.residual)
+
+    def _spatial_messages(
+        self,
+        job: Job,
+        seen: Prediction,
+        depth_m: np.ndarray | None,
+        certain_m: np.ndarray | None,
+    ) -> dict[str, Any]:
+        """Return points and grid, if requested, calibrated and in metres."""
+        calibrated = job.info is not None and job.frame.focal_px is not None
+        if self._spatial is None or depth_m is None or certain_m is None or not calibrated:
+            return {}
+        height, width = seen.labels.shape
+        intrinsics = scaled_camera_info(job.info, width, height).k.reshape(3, 3)
+        header, frame = job.received.message.header, job.frame
+        return self._spatial.messages(
+            job.requested, header, frame, seen, depth_m, certain_m, intrinsics
+        )
+
+    def _withheld(
+        self,
+        requested: frozenset[str],
+        messages: dict[str, Any],
+        frame: Frame,
+        info: CameraInfo | None,
+        metres: Metres,
+    ) -> dict[str, str]:
+        """Why the requested outputs that need to know the camera are not among the messages."""
+        reason = metres.reason
+        if frame.focal_px is None:
+            reason = _no_camera_info(frame, info)
+        missing = sorted((requested & self._calibrated) - messages.keys())
+        return dict.fromkeys(missing, reason)
+
+    def _fitting_camera_info(self, frame: Frame) -> CameraInfo | None:
+        """The frame's CameraInfo or None; counted and said where there is none or K is zero."""
+        info = self._camera_infos.matching(frame)
+        if info is not None and focal_px(info) is not None:
+            return info
+        self.statistics.camera_info_missing()
+        self._logger.warning(_no_camera_info(frame, info), throttle_duration_sec=LOG_PERIOD_S)
+        return info
+
+    def _clock_ns(self) -> int:
+        """ROS time; 0 where use_sim_time is set and no /clock has come yet.
+
+        A whole number: rclpy's Time raises for a stamp that a broken clock made negative.
+        """
+        return self._node.get_clock().now().nanoseconds
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Count an image that is not served, and say why."""
+        self.statistics.drop(refusal.cause, refusal.text)
+        self._logger.warning(
+            f"dropped an image ({refusal.cause}): {refusal.text}",
+            throttle_duration_sec=LOG_PERIOD_S,
+        )
+
+    def failed(self, error: Exception) -> None:
+        """Count what a frame's way ended in; the next frame is tried as if nothing happened."""
+        if not self._node.context.ok():
+            return
+        if isinstance(error, BadImage):
+            self._refuse(Refusal(error.cause, str(error)))
+            return
+        text = f"{type(error).__name__}: {error}"
+        self.statistics.drop(INFERENCE_ERROR, text)
+        trace = "".join(traceback.format_exception(error))
+        self._logger.error(
+            f"inference failed, frame dropped: {text}\n{trace}", throttle_duration_sec=LOG_PERIOD_S
+        )
+
+
+def _no_camera_info(frame: Frame, info: CameraInfo | None) -> str:
+    """What to say where `info`, if there is one at all, does not calibrate the frame."""
+    return (
+        f"no {'' if info is None else 'calibrated '}camera_info for "
+        f"{frame.width}x{frame.height} in frame {frame.frame_id!r}"
+    )

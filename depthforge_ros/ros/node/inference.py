@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One network and the cameras that share it, from configure to cleanup. Read `Inference` first.
+
+Callbacks only leave a message; which one comes next is the schedule's to say, and what happens to
+it is the stream's (stream.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rclpy.lifecycle import LifecycleNode
+
+from depthforge_ros.frame import Prediction
+from depthforge_ros.ros.node.camera_stream import Stream
+from depthforge_ros.ros.node.frames_in_flight import Job, Received
+from depthforge_ros.ros.node.parameters import Parameters
+from depthforge_ros.ros.node.schedule import ALONE, Handoff, Schedule
+from depthforge_ros.ros.node.statistics import INACTIVE, REPLACED, Statistics
+from depthforge_ros.ros.node.worker import AbandonedError, Worker
+from depthforge_ros.variant import load_variant
+
+if TYPE_CHECKING:
+    from depthforge_ros.engine import Journal
+    from depthforge_ros.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What the network sees in a frame, inferred by the values."""
+
+    job: Job
+    seen: Prediction
+    values: Parameters
+
+
+class Inference:
+    """A loaded pipeline, the streams of its cameras and the threads between them.
+
+    statistics: by camera, which says which cameras there are. values: gives the parameters of the
+    moment; a frame reads them once, at the beginning of its inference. Raises ValueError where
+    metres by the road are asked for and the variant knows no road, or where ~/drivable or the
+    palette names classes that it does not have, and what rclpy raises for a QoS override.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        pipeline: Pipeline,
+        statistics: Mapping[str, Statistics],
+        values: Callable[[], Parameters],
+        *,
+        overlap: bool | None = None,
+    ) -> None:
+        """overlap: whether the next frame is converted and the last one published while one is
+        inferred; None: where the network runs beside the CPU, whose cores that would take from it.
+        """
+        self.pipeline = pipeline
+        self._values = values
+        variant = pipeline.engine.variant
+        if values().camera_height_m > 0 and len(statistics) > 1:
+            node.get_logger().warning(
+                f"no ~/drivable: the camera_ parameters place one camera, and there are "
+                f"{len(statistics)}"
+            )
+        if overlap is None:
+            overlap = pipeline.engine.device.type != "cpu"
+        self._schedule: Schedule[Received | Job] = Schedule(statistics, self._together)
+        self._arrivals: Schedule[Received] | None = Schedule(statistics) if overlap else None
+        self._deliveries: Handoff[Delivery] | None = Handoff() if overlap else None
+        self.streams: dict[str, Stream] = {}
+        try:
+            for camera, counts in statistics.items():
+                self.streams[camera] = Stream(node, camera, variant, counts, values, self._submit)
+        except Exception:
+            self._close_outputs()
+            raise
+        self._workers = [
+            Worker("depthforge_inference", self._schedule, self._work, self._batch_failed)
+        ]
+        if self._arrivals is not None and self._deliveries is not None:
+            self._workers += [
+                Worker("depthforge_conversion", self._arrivals, self._convert, self._batch_failed),
+                Worker(
+                    "depthforge_publication", self._deliveries, self._deliver, self._delivery_failed
+                ),
+            ]
+
+    def open_input(self) -> None:
+        """Frames are welcome from now on, and published."""
+        for stream in self.streams.values():
+            stream.open_input()
+
+    def close_input(self) -> None:
+        """Publish nothing any more; frames that wait or are being inferred are dropped."""
+        for stream in self.streams.values():
+            stream.close_input()
+        for schedule in (self._arrivals, self._schedule):
+            for camera in schedule.clear() if schedule else ():
+                self.streams[camera].statistics.drop(INACTIVE)
+
+    def close(self, timeout_s: float) -> bool:
+        """End the threads and destroy the publishers. Returns False where inference goes on."""
+        until_s = time.monotonic() + timeout_s
+        self.close_input()
+        if self._deliveries is not None:
+            self._deliveries.close()  # inference may wait to hand over
+        stopped = True
+        for worker in self._workers:
+            stopped &= worker.stop(max(0.0, until_s - time.monotonic()))
+        self.close_input()  # what was converted or inferred meanwhile
+        left = self._deliveries.left() if self._deliveries else None
+        if left is not None:
+            self.streams[left.job.camera].statistics.drop(INACTIVE)
+        if not stopped:
+            for stream in self.streams.values():
+                stream.statistics.abandon_work()
+        self._close_outputs()
+        return stopped
+
+    def paint(self, values: Parameters) -> None:
+        """Draw in the colours of the values from now on.
+
+        Raises ValueError where they name classes that the network does not have; nothing is changed
+        then.
+        """
+        labels = self.pipeline.engine.variant.labels.painted(values.colors())
+        for stream in self.streams.values():
+            stream.outputs.paint(labels)
+
+    def publish_labels(self, threshold: float) -> None:
+        """Send the label set on every camera's topics of it.
+
+        threshold: the confidence below which pixels are unlabelled.
+        """
+        for stream in self.streams.values():
+            stream.outputs.publish_labels(threshold)
+
+    def _close_outputs(self) -> None:
+        for stream in self.streams.values():
+            stream.outputs.close()
+
+    def _submit(self, received: Received) -> bool:
+        return (self._arrivals or self._schedule).put(received.camera, received)
+
+    def _together(self, item: Received | Job) -> tuple[Hashable, int]:
+        """Frames that the engine takes in one call belong together, as many as it takes."""
+        size = None if len(self.streams) == 1 else item.size
+        if size is None:
+            return ALONE
+        try:
+            return self.pipeline.batching(*size, self._values().pipeline_settings())
+        except Exception:  # a size that no frame has; said where it is worked on
+            return ALONE
+
+    def _work(self, batch: list[Received | Job]) -> None:
+        """Frames of several cameras, from message to messages."""
+        with ExitStack() as work:
+            accounts = {item.camera: work.enter_context(ExitStack()) for item in batch}
+            for camera, account in accounts.items():
+                account.enter_context(self.streams[camera].statistics.working())
+            values = self._values()
+            jobs = [job for item in batch if (job := self._prepared(item))]
+            for job, seen in self._seen(jobs, values):
+                delivery = Delivery(job, seen, values)
+                if self._deliveries is None:
+                    self._publish(delivery)
+                elif not self._deliveries.put(delivery):
+                    self.streams[job.camera].statistics.drop(INACTIVE)
+                accounts[job.camera].close()  # the others are still worked on
+
+    def _convert(self, arrived: list[Received]) -> None:
+        """Make ready, while another frame is inferred, what is inferred next."""
+        for received in arrived:
+            job = self._prepared(received)
+            if job is not None and self._schedule.put(job.camera, job):
+                self.streams[job.camera].statistics.drop(REPLACED)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        with self.streams[delivery.job.camera].statistics.working():
+            self._publish(delivery)
+
+    def _seen(self, jobs: list[Job], values: Parameters) -> Iterator[tuple[Job, Prediction]]:
+        """What the network sees in the frames, in their order, without those that fail."""
+        if not jobs:
+            return
+        try:
+            settings = values.pipeline_settings()
+            predictions = self.pipeline.batch(
+                [job.frame for job in jobs], [job.depth for job in jobs], settings
+            )
+        except Exception as error:
+            if len(jobs) == 1:
+                self.streams[jobs[0].camera].failed(error)
+                return
+            for job in jobs:  # what one camera's frame breaks costs the others nothing
+                yield from self._seen([job], values)
+            return
+        yield from zip(jobs, predictions, strict=True)
+
+    def _prepared(self, item: Received | Job) -> Job | None:
+        """Return the frame to infer, None if it is dropped or cannot be converted."""
+        stream = self.streams[item.camera]
+        try:
+            if isinstance(item, Received):
+                return stream.prepare(item)
+            return None if stream.too_old(item.received) else item
+        except Exception as error:
+            stream.failed(error)
+            return None
+
+    def _publish(self, delivery: Delivery) -> None:
+        stream = self.streams[delivery.job.camera]
+        try:
+            stream.deliver(delivery.job, delivery.seen, delivery.values)
+        except Exception as error:
+            stream.failed(error)
+
+    def _batch_failed(self, batch: Sequence[Received | Job], error: Exception) -> None:
+        for item in batch:
+            self.streams[item.camera].failed(error)
+
+    def _delivery_failed(self, delivery: Delivery, error: Exception) -> None:
+        self.streams[delivery.job.camera].failed(error)
+
+
+def load_pipeline(
+    values: Parameters, attach: Callable[[Journal], None], keep_going: Callable[[], bool]
+) -> Pipeline:
+    """The pipeline that the parameters describe, its engine compiled and checked.
+
+    attach: gets the journal of what becomes of the engine, before anything does. Raises ValueError
+    or OSError with a reason, AbandonedError once the pipeline is abandoned.
+    """
+    variant = load_variant(values.variant)
+    # Only here: seconds in which a node that starts already reports. Services wait, as configure
+    # holds the executor.
+    import torch
+
+    from depthforge_ros.engine import INSTANT, GivenUpError, Journal, Request, ready_engine
+    from depthforge_ros.pipeline import Pipeline, engine_shapes
+
+    journal = Journal()
+    attach(journal)
+    torch.set_num_threads(values.threads or _default_threads())
+    settings = values.pipeline_settings()
+    compiled = values.checkpoint != INSTANT and values.backend != "eager"
+    request = Request(
+        variant=values.variant,
+        checkpoint=values.checkpoint,
+        device=values.device,
+        backend=values.backend,
+        precision=values.precision,
+        shapes=engine_shapes(values.image_sizes(), settings, variant) if compiled else (),
+    )
+    try:
+        return Pipeline(ready_engine(request, journal, keep_going), settings)
+    except GivenUpError as error:
+        raise AbandonedError from error
+
+
+@functools.cache
+def _default_threads() -> int:
+    """What PyTorch chose by itself, asked before anybody changes it."""
+    import torch
+
+    return torch.get_num_threads()

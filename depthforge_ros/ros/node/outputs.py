@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's publishers: which of them somebody listens to, and what each one sends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header, String
+
+from depthforge_ros.frame import UNLABELLED, DepthKind, Frame, Prediction
+from depthforge_ros.legend import legend
+from depthforge_ros.ros.messages import (
+    ABSENT,
+    LabelInfo,
+    depth_message,
+    label_info_message,
+    labels_message,
+    mono8_message,
+    rgb8_message,
+    scaled_camera_info,
+)
+from depthforge_ros.ros.node.camera_names import UNNAMED, topic_of
+from depthforge_ros.variant import LabelSet
+
+LEGEND_WIDTH_PX = 320
+
+FOR_PEOPLE = frozenset({"semantic_color", "overlay"})
+"""Outputs that are drawn after all others are published: no planner waits for a picture."""
+
+
+def output_qos(durability: DurabilityPolicy = DurabilityPolicy.VOLATILE) -> QoSProfile:
+    """Reliable, and only ever the newest."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=durability,
+    )
+
+
+class Outputs:
+    """The publishers of one camera of a configured network; `close` destroys them.
+
+    Their lifecycle follows the node's: what is published while the node is not active is dropped
+    by rclpy.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        labels: LabelSet,
+        depth_kind: DepthKind,
+        *,
+        by_ground: bool,
+        spatial: Mapping[str, type],
+        camera: str = UNNAMED,
+    ) -> None:
+        """by_ground: whether relative depth is also given in metres, found by the road. spatial:
+        name and type of further outputs, made from metres. camera: the name that the topics have in
+        between.
+
+        Raises what rclpy raises for a QoS override; no publisher is left then.
+        """
+        self._node = node
+        self._camera = camera
+        self._labels, self._palette = labels, labels.palette()
+        self.depth_topic = "depth" if depth_kind is DepthKind.METRIC else "inverse_depth"
+        depths = {self.depth_topic, "depth"} if by_ground else {self.depth_topic}
+        self.depth_topics = depths | set(spatial)
+        images = ("semantic", "confidence", *depths, "semantic_color", "overlay")
+        self._created: list = []
+        try:
+            self.publishers = {name: self._publisher(Image, name, output_qos()) for name in images}
+            info = self._publisher(CameraInfo, "camera_info", output_qos())
+            self.publishers["camera_info"] = info
+            for name, kind in spatial.items():
+                self.publishers[name] = self._publisher(kind, name, output_qos())
+            # One profile for each: rclpy writes the overrides into the one that it is given.
+            latched = DurabilityPolicy.TRANSIENT_LOCAL
+            self._labels_publisher = self._publisher(String, "labels", output_qos(latched))
+            self._legend_publisher = self._publisher(Image, "legend", output_qos(latched))
+            self._label_info_publisher = (
+                None if ABSENT else self._publisher(LabelInfo, "label_info", output_qos(latched))
+            )
+        except Exception:  # a QoS override that rclpy does not know, say
+            self.close()
+            raise
+
+    def _publisher(self, kind: type, name: str, qos: QoSProfile):
+        publisher = self._node.create_lifecycle_publisher(
+            kind,
+            f"~/{topic_of(self._camera, name)}",
+            qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._created.append(publisher)
+        return publisher
+
+    def requested(self) -> frozenset[str]:
+        """Names of the outputs of a frame that somebody listens to."""
+        return frozenset(
+            name
+            for name, publisher in self.publishers.items()
+            if publisher.get_subscription_count()
+        )
+
+    def publish_labels(self, threshold: float) -> None:
+        """Send the label set and its legend, once for all listeners now and later.
+
+        threshold: the confidence below which pixels are unlabelled.
+        """
+        # Like labels, a legend has neither a place nor a time.
+        drawn = legend(self._labels, LEGEND_WIDTH_PX)
+        self._legend_publisher.publish(rgb8_message(Header(), drawn))
+        self._labels_publisher.publish(labels_message(self._labels))
+        if self._label_info_publisher is not None:
+            self._label_info_publisher.publish(label_info_message(self._labels, threshold))
+
+    def paint(self, labels: LabelSet) -> None:
+        """Draw the same classes in the colours of these labels from now on."""
+        self._labels, self._palette = labels, labels.palette()
+
+    def publish(self, messages: dict[str, Any]) -> None:
+        """Send messages by output name."""
+        for name, message in messages.items():
+            self.publishers[name].publish(message)
+
+    def for_planners(
+        self,
+        requested: frozenset[str],
+        header: Header,
+        seen: Prediction,
+        info: CameraInfo | None,
+        by_ground_m: np.ndarray | None,
+    ) -> dict[str, Image | CameraInfo]:
+        """Messages of the requested outputs that a planner reads.
+
+        info: what fits the frame. by_ground_m: [H, W] float32 metres of relative depth, where the
+        road gave them.
+        """
+        messages: dict[str, Image | CameraInfo] = {}
+        if "semantic" in requested:
+            messages["semantic"] = mono8_message(header, seen.labels)
+        if "confidence" in requested:
+            messages["confidence"] = mono8_message(header, seen.confidence)
+        if self.depth_topic in requested and seen.depth is not None:
+            messages[self.depth_topic] = depth_message(header, seen.depth)
+        if "depth" in requested and by_ground_m is not None:
+            messages["depth"] = depth_message(header, by_ground_m)
+        if "camera_info" in requested and info is not None:
+            height, width = seen.labels.shape
+            scaled = scaled_camera_info(info, width, height)
+            scaled.header = header
+            messages["camera_info"] = scaled
+        return messages
+
+    def for_people(
+        self,
+        requested: frozenset[str],
+        header: Header,
+        frame: Frame,
+        seen: Prediction,
+        overlay_opacity: float,
+    ) -> dict[str, Image | CameraInfo]:
+        """Messages of the requested outputs that are looked at."""
+        if not requested & FOR_PEOPLE:
+            return {}
+        messages: dict[str, Image | CameraInfo] = {}
+        color = colored(seen.labels, self._palette)
+        if "semantic_color" in requested:
+            messages["semantic_color"] = rgb8_message(header, color)
+        if "overlay" in requested:
+            drawn = overlaid(frame.rgb, color, seen.labels, overlay_opacity)
+            messages["overlay"] = rgb8_message(header, drawn)
+        return messages
+
+    def close(self) -> None:
+        """Destroy the publishers."""
+        while self._created:
+            self._node.destroy_lifecycle_publisher(self._created.pop())
+
+
+def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Colours of labels [H, W] by a palette [256, 3] uint8: [H, W, 3] uint8."""
+    return np.take(palette, labels, axis=0)  # [H, W, 3]
+
+
+def within_range(seen: Prediction, max_depth_m: float) -> Prediction:
+    """The same with metric depth `limited`; inverse depth has no metres and stays as it is."""
+    if seen.depth_kind is DepthKind.RELATIVE:
+        return seen
+    return replace(seen, depth=limited(seen.depth, max_depth_m))
+
+
+def where_certain(
+    depth: np.ndarray | None, confidence: np.ndarray, threshold: float
+) -> np.ndarray | None:
+    """Depth [H, W] with NaN where confidence [H, W] uint8, of 255, is below the threshold, of 1."""
+    if depth is None or threshold == 0:
+        return depth
+    return np.where(confidence < 255 * threshold, np.float32(np.nan), depth)  # [H, W]
+
+
+def limited(depth_m: np.ndarray | None, max_depth_m: float) -> np.ndarray | None:
+    """Metres [H, W] with +Inf for what is farther (REP-117); NaN, which is unknown, stays."""
+    if depth_m is None:
+        return None
+    return np.where(depth_m > max_depth_m, np.float32(np.inf), depth_m)  # [H, W]
+
+
+def overlaid(rgb: np.ndarray, color: np.ndarray, labels: np.ndarray, opacity: float) -> np.ndarray:
+    """An image [H, W, 3] with class colours [h, w, 3] over it, at the size of the colours.
+
+    Unlabelled pixels show the image as it is.
+    """
+    height, width = labels.shape
+    if rgb.shape[:2] != (height, width):
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)  # [h, w, 3]
+    drawn = cv2.addWeighted(rgb, 1 - opacity, color, opacity, 0)
+    cv2.copyTo(rgb, (labels == UNLABELLED).view(np.uint8), drawn)
+    return drawn

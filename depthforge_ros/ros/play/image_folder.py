@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of images as a camera that can be played."""
+
+from __future__ import annotations
+
+import array
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from depthforge_ros.ros.messages import rgb8_message
+from depthforge_ros.ros.play.publisher import SECOND_NS, Item, Offer, time_message
+
+SUFFIXES = (
+    *(".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
+    *(".pgm", ".pic", ".png", ".pnm", ".ppm", ".ras", ".sr", ".tif", ".tiff", ".webp"),
+)
+"""Names of files that are images, in lower case; anything else in the folder is left alone."""
+
+_QUALITY = 95
+# As they are in the file, such images are CompressedImage already.
+_FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".png": "png"}
+_QOS = QoSProfile(depth=10)  # reliable, which best-effort subscriptions accept too
+
+
+class ImageFolder:
+    """The images of a folder in natural order (2.png before 10.png), at a fixed rate.
+
+    compressed: CompressedImage on topic/compressed; JPEG and PNG files as they are, others as
+    JPEG. fov_deg: horizontal field of view; with it a CameraInfo without distortion goes with each
+    image. exact_stamps: stamps are spaced by the rate to the nanosecond, for a clock that is
+    played too; otherwise they are the wall's at publication.
+
+    EXIF rotation is ignored, as in the node. A file that cannot be decoded is named on stderr,
+    skipped and counted; its place in time stays empty.
+
+    Raises ValueError where the folder has no images or the field of view is not within 1..179.
+    """
+
+    speed = 1.0
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rate_hz: float = 10.0,
+        topic: str = "/camera/image_raw",
+        frame_id: str = "camera",
+        compressed: bool = False,
+        fov_deg: float | None = None,
+        exact_stamps: bool = False,
+    ) -> None:
+        self._files = image_files(folder)
+        if fov_deg is not None and not 1 <= fov_deg <= 179:
+            raise ValueError(f"fov is {fov_deg} degrees; expected 1..179")
+        self._period_ns = SECOND_NS / rate_hz
+        self._frame_id = frame_id
+        self._fov_deg = fov_deg
+        self._exact_stamps = exact_stamps
+        self._compressed = compressed
+        self._topic = f"{topic}/compressed" if compressed else topic
+        self._info_topic = f"{topic.rpartition('/')[0]}/camera_info"
+        self.offers = {self._topic: Offer(CompressedImage if compressed else Image, _QOS)}
+        if fov_deg is not None:
+            self.offers[self._info_topic] = Offer(CameraInfo, _QOS)
+        self.start_ns = time.time_ns()
+        self.duration_ns = round(len(self._files) * self._period_ns)
+        self.skipped = 0
+
+    def items(self) -> Iterator[Item]:
+        """CameraInfo, where there is one, and image of every file that can be decoded."""
+        for index, path in enumerate(self._files):
+            time_ns = self.start_ns + round(index * self._period_ns)
+            content = path.read_bytes()
+            bgr = decoded(content)
+            if bgr is None:
+                self.skipped += 1
+                print(f"{path} is no image that OpenCV can read; skipped", file=sys.stderr)
+                continue
+            header = Header(frame_id=self._frame_id)
+            build = self._image(path, content, bgr, header)
+            if self._fov_deg is not None:
+                height, width = bgr.shape[:2]
+                info = pinhole_info(header, width, height, self._fov_deg)
+                yield Item(time_ns, self._info_topic, self._stamped(info, time_ns))
+                # They share the header: subscribers match the two by their stamps.
+                yield Item(time_ns, self._topic, lambda _, message=build: message)
+            else:
+                yield Item(time_ns, self._topic, self._stamped(build, time_ns))
+
+    def _image(
+        self, path: Path, content: bytes, bgr: np.ndarray, header: Header
+    ) -> Image | CompressedImage:
+        if not self._compressed:
+            return rgb8_message(header, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+        image_format = _FORMATS.get(path.suffix.lower())
+        if image_format is None:
+            image_format = "jpeg"
+            _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+            content = encoded.tobytes()
+        data = array.array("B", content)
+        return CompressedImage(header=header, format=image_format, data=data)
+
+    def _stamped(self, message: Any, time_ns: int) -> Callable[[int], Any]:
+        def at_publication(_: int) -> Any:
+            stamp_ns = time_ns if self._exact_stamps else time.time_ns()
+            message.header.stamp = time_message(stamp_ns)
+            return message
+
+        return at_publication
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order. Raises ValueError where there are none."""
+    if not folder.is_dir():
+        reason = "is no folder" if folder.exists() else "does not exist"
+        raise ValueError(f"{folder} {reason}")
+    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
+    if not files:
+        raise ValueError(f"{folder} has no images; expected {', '.join(SUFFIXES)}")
+    return sorted(files, key=natural_order)
+
+
+def natural_order(path: Path) -> list[tuple[int, str]]:
+    """A sort key by which numbers in names count as numbers."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def pinhole_info(header: Header, width: int, height: int, fov_deg: float) -> CameraInfo:
+    """Intrinsics without distortion, square pixels, principal point in the middle of the image."""
+    focal_px = width / 2 / math.tan(math.radians(fov_deg) / 2)
+    cx, cy = (width - 1) / 2, (height - 1) / 2
+    info = CameraInfo(header=header, width=width, height=height, distortion_model="plumb_bob")
+    info.d = [0.0] * 5
+    info.k = [focal_px, 0.0, cx, 0.0, focal_px, cy, 0.0, 0.0, 1.0]
+    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    info.p = [focal_px, 0.0, cx, 0.0, 0.0, focal_px, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return info
+
+
+def decoded(content: bytes, *, upright: bool = False) -> np.ndarray | None:
+    """BGR [H, W, 3] uint8 of an image file, None where OpenCV cannot read it.
+
+    upright: turned as EXIF says.
+    """
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        return None

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`depthforge transport`: a Fast DDS profile with room for the images of your cameras.
+
+The shipped profile (config/fastdds.xml) is the template; only its two sizes change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from depthforge_ros.resources import shipped_folder
+
+MIB = 1 << 20
+RGB8_BYTES = 3
+IMAGES_HELD = 8
+"""Images of rgb8 a camera: a driver's history of five and those being read; the node's images of
+two frames, 12 bytes a pixel in all, are no more than that. Points, 20 bytes a pixel, are not in it.
+"""
+
+MIN_SEGMENT = 64 * MIB
+MIN_MESSAGE = 32 * MIB
+GRAIN = 16 * MIB
+MAX_SEGMENT = (1 << 32) - GRAIN
+"""Fast DDS keeps the size in 32 bits."""
+
+MAX_CAMERAS = 64
+
+
+def segment_bytes(width: int, height: int, cameras: int) -> int:
+    """Shared memory of one process that sends the images of so many cameras.
+
+    Raises ValueError where Fast DDS has no segment of that size.
+    """
+    if not 1 <= cameras <= MAX_CAMERAS:
+        raise ValueError(f"the number of cameras is {cameras}; expected 1..{MAX_CAMERAS}")
+    needed = _rounded(width * height * RGB8_BYTES * IMAGES_HELD * cameras)
+    if needed > MAX_SEGMENT:
+        raise ValueError(
+            f"{cameras} cameras of {width}x{height} need {needed // MIB} MiB in one process, and "
+            f"Fast DDS has at most {MAX_SEGMENT // MIB}; start several nodes"
+        )
+    return max(MIN_SEGMENT, needed)
+
+
+def message_bytes(width: int, height: int) -> int:
+    """Largest piece in which a message is handed over: one image and its header."""
+    return max(MIN_MESSAGE, _rounded(width * height * RGB8_BYTES + 4096))
+
+
+def profile(width: int, height: int, cameras: int) -> str:
+    """The text of the shipped profile, with room for these cameras. Raises ValueError."""
+    text = (shipped_folder("config") / "fastdds.xml").read_text("utf-8")
+    segment, message = segment_bytes(width, height, cameras), message_bytes(width, height)
+    held = f"{cameras} x {width}x{height} rgb8, {IMAGES_HELD} images each"
+    for name, size, comment in (
+        ("segment_size", segment, f"{segment // MIB} MiB: {held}."),
+        ("maxMessageSize", message, f"{message // MIB} MiB: one image in one piece."),
+    ):
+        pattern = rf"<!--[^-]*-->(\s*)<{name}>\d+</{name}>"
+        written = rf"<!-- {comment} -->\g<1><{name}>{size}</{name}>"
+        text, count = re.subn(pattern, written, text)
+        if count != 1:
+            raise ValueError(f"config/fastdds.xml has {count} commented {name}; expected 1")
+    return text
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Width and height of `WxH`, pixels. Raises ValueError."""
+    found = re.fullmatch(r"(\d{2,5})x(\d{2,5})", text.lower())
+    if found is None:
+        raise ValueError(f"the size is {text!r}; expected WIDTHxHEIGHT, such as 1920x1080")
+    return int(found[1]), int(found[2])
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `depthforge transport`."""
+    parser.add_argument("--size", default="1920x1080", metavar="WxH", help="of the largest images")
+    parser.add_argument("--cameras", type=int, default=1, metavar="N", help="in one process")
+    parser.add_argument("--out", type=Path, help="file to write, which must not exist (stdout)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the profile; 0. Raises ValueError, and FileExistsError for `--out`."""
+    text = profile(*image_size(args.size), args.cameras)
+    if args.out is None:
+        print(text, end="")
+        return 0
+    with args.out.open("x", encoding="utf-8") as file:
+        file.write(text)
+    print(f"export FASTRTPS_DEFAULT_PROFILES_FILE={args.out.resolve()}")
+    print(f"export FASTDDS_DEFAULT_PROFILES_FILE={args.out.resolve()}")
+    return 0
+
+
+def _rounded(size: int) -> int:
+    return -(-size // GRAIN) * GRAIN

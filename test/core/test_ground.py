@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metres from the road, on streets whose metres are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from depthforge_ros.frame import DepthKind, Prediction
+from depthforge_ros.ground import (
+    GroundScale,
+    GroundSettings,
+    NoGroundError,
+    robust_plane,
+)
+from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
+from depthforge_ros.variant import load_labels
+
+LABELS = load_labels("cityscapes")
+
+
+def relative(frame, scale, shift, noise=0.0, seed=0):
+    """What a perfect relative network says: the true inverse depth, affinely distorted."""
+    with np.errstate(divide="ignore"):
+        d = scale / frame.depth_m + shift
+    d += noise * scale * np.random.default_rng(seed).normal(size=d.shape)
+    mask = np.full(frame.labels.shape, 255, np.uint8)
+    return Prediction(frame.labels, mask, d.astype(np.float32), DepthKind.RELATIVE)
+
+
+def camera_height(drive, index):
+    return float(drive.camera(index).position[2])
+
+
+def abs_rel(depth, truth):
+    known = np.isfinite(truth) & np.isfinite(depth) & (truth < 75)
+    return float(np.mean(np.abs(depth[known] - truth[known]) / truth[known]))
+
+
+@pytest.mark.parametrize("seed", HELD_OUT_SEEDS[:6])
+def test_exact_on_streets_under_any_affine_map(seed):
+    rng = np.random.default_rng(seed)
+    drive = StreetDrive(seed, "clear", 320, 192, frames=2)
+    frame = drive[1]
+    scale, shift = math.exp(rng.uniform(-3, 5)), rng.uniform(-20, 20)
+    ground = GroundScale(GroundSettings(camera_height(drive, 1)), LABELS)
+    depth, fit = ground.metres(relative(frame, scale, shift), frame.intrinsics)
+    assert abs_rel(depth, frame.depth_m) < 0.02
+    assert fit.scale == pytest.approx(scale, rel=0.02)
+    assert np.isposinf(depth[frame.labels == LABELS.id_of("sky")]).all()
+
+
+def test_without_sky_the_pitch_stands_in_for_it():
+    drive = StreetDrive(HELD_OUT_SEEDS[0], "clear", 320, 192, frames=1)
+    frame = drive[0]
+    seen = relative(frame, 3.0, 0.5)
+    labels = np.where(seen.labels == LABELS.id_of("sky"), 255, seen.labels).astype(np.uint8)
+    seen = Prediction(labels, seen.confidence, seen.depth, seen.depth_kind)
+    height_m = camera_height(drive, 0)
+    with pytest.raises(NoGroundError, match="pitch is not known"):
+        GroundScale(GroundSettings(height_m), LABELS).metres(seen, frame.intrinsics)
+    seen_with_sky = relative(frame, 3.0, 0.5)
+    learning = GroundScale(GroundSettings(height_m), LABELS)
+    learning.metres(seen_with_sky, frame.intrinsics)
+    depth, _ = learning.metres(seen, frame.intrinsics)  # the pitch of the frame before
+    assert abs_rel(depth, frame.depth_m) < 0.02
+    # The camera's third row is its optical axis in the world; how much it points down is pitch.
+    road = frame.labels == LABELS.id_of("road")
+    rows, columns = np.nonzero(road)
+    K = frame.intrinsics
+    rays = np.stack(
+        [(columns - K[0, 2]) / K[0, 0], (rows - K[1, 2]) / K[1, 1], np.ones(len(rows))], 1
+    )
+    normal, _ = robust_plane(rays, height_m / frame.depth_m[road].astype(np.float64))
+    pitch_rad = math.atan2(normal[2], normal[1])
+    settings = GroundSettings(height_m, pitch_rad=pitch_rad)
+    depth, _ = GroundScale(settings, LABELS).metres(seen, frame.intrinsics)
+    assert abs_rel(depth, frame.depth_m) < 0.02
+
+
+def test_labels_that_bleed_onto_cars_do_not_bend_the_plane():
+    drive = StreetDrive(HELD_OUT_SEEDS[1], "clear", 320, 192, frames=1)
+    frame = drive[0]
+    seen = relative(frame, 5.0, 1.0)
+    labels = seen.labels.copy()
+    near_road = np.flatnonzero((labels != 0) & (labels != LABELS.id_of("sky")))
+    wrong = np.random.default_rng(1).choice(near_road, int(0.25 * (labels == 0).sum()))
+    labels.flat[wrong] = 0
+    seen = Prediction(labels, seen.confidence, seen.depth, seen.depth_kind)
+    ground = GroundScale(GroundSettings(camera_height(drive, 0), max_residual=0.2), LABELS)
+    depth, _ = ground.metres(seen, frame.intrinsics)
+    assert abs_rel(depth, frame.depth_m) < 0.05
+
+
+def test_too_little_road_and_no_plane_keep_silent():
+    drive = StreetDrive(HELD_OUT_SEEDS[2], "clear", 320, 192, frames=1)
+    frame = drive[0]
+    ground = GroundScale(GroundSettings(1.4), LABELS)
+    seen = relative(frame, 1.0, 0.0)
+    none = np.full_like(seen.labels, 2)
+    with pytest.raises(NoGroundError, match=r"road is 0\.0% of the image; expected 2\.0%"):
+        ground.metres(
+            Prediction(none, seen.confidence, seen.depth, seen.depth_kind), frame.intrinsics
+        )
+    with pytest.raises(NoGroundError, match="deviates from a plane"):
+        ground.metres(relative(frame, 1.0, 0.0, noise=0.3), frame.intrinsics)
+    upside_down = Prediction(seen.labels, seen.confidence, -seen.depth, seen.depth_kind)
+    with pytest.raises(NoGroundError, match="does not grow towards the camera"):
+        ground.metres(upside_down, frame.intrinsics)
+
+
+def test_every_frame_has_a_scale_of_its_own():
+    drive = StreetDrive(HELD_OUT_SEEDS[3], "clear", 320, 192, frames=1)
+    frame = drive[0]
+    ground = GroundScale(GroundSettings(camera_height(drive, 0)), LABELS)
+    for scale, shift in [(1.0, 0.0), (3.0, 5.0), (0.1, -2.0)]:
+        depth, _ = ground.metres(relative(frame, scale, shift), frame.intrinsics)
+        assert abs_rel(depth, frame.depth_m) < 0.02
+
+
+def test_numbers_that_are_none_spoil_nothing_but_themselves():
+    drive = StreetDrive(HELD_OUT_SEEDS[3], "clear", 320, 192, frames=1)
+    frame = drive[0]
+    ground = GroundScale(GroundSettings(camera_height(drive, 0)), LABELS)
+    seen = relative(frame, 2.0, 1.0)
+    holes = np.zeros(seen.labels.shape, bool)
+    holes[::7, ::5] = True  # in road and sky alike
+    seen.depth[holes] = np.nan
+    depth, _ = ground.metres(seen, frame.intrinsics)
+    assert np.isnan(depth[holes]).all()
+    assert abs_rel(depth, frame.depth_m) < 0.02
+    assert np.isfinite(depth[~holes & np.isfinite(frame.depth_m) & (frame.depth_m < 60)]).all()
+
+
+def test_what_is_labelled_sky_but_near_is_unknown_and_not_free():
+    drive = StreetDrive(HELD_OUT_SEEDS[3], "clear", 320, 192, frames=1)
+    frame = drive[0]
+    seen = relative(frame, 2.0, 1.0)
+    near = (frame.depth_m < 20) & (frame.labels != 0)
+    near &= np.random.default_rng(0).random(near.shape) < 0.1
+    seen.labels[near] = LABELS.id_of("sky")
+    depth, _ = GroundScale(GroundSettings(camera_height(drive, 0)), LABELS).metres(
+        seen, frame.intrinsics
+    )
+    assert near.any()
+    assert np.isnan(depth[near]).all()
+
+
+def test_an_uncalibrated_camera_gives_no_metres():
+    drive = StreetDrive(HELD_OUT_SEEDS[3], "clear", 320, 192, frames=1)
+    seen = relative(drive[0], 2.0, 1.0)
+    with pytest.raises(NoGroundError, match="K has no focal length"):
+        GroundScale(GroundSettings(1.5), LABELS).metres(seen, np.zeros((3, 3)))
+
+
+def test_the_pitch_is_forgotten_on_reset():
+    drive = StreetDrive(HELD_OUT_SEEDS[0], "clear", 320, 192, frames=1)
+    seen = relative(drive[0], 3.0, 0.5)
+    ground = GroundScale(GroundSettings(camera_height(drive, 0)), LABELS)
+    ground.metres(seen, drive[0].intrinsics)
+    labels = np.where(seen.labels == LABELS.id_of("sky"), 255, seen.labels).astype(np.uint8)
+    skyless = Prediction(labels, seen.confidence, seen.depth, seen.depth_kind)
+    ground.metres(skyless, drive[0].intrinsics)
+    ground.reset()
+    with pytest.raises(NoGroundError, match="pitch is not known yet"):
+        ground.metres(skyless, drive[0].intrinsics)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"camera_height_m": 0.0}, "camera_height_m is 0.0; expected 0.1..10"),
+        ({"camera_height_m": 1.4, "pitch_rad": 2.0}, "pitch_rad is 2.0"),
+        ({"camera_height_m": 1.4, "smoothing": 1.0}, "smoothing is 1.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, text):
+    with pytest.raises(ValueError, match=text):
+        GroundSettings(**change)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Full memory and lost devices, with an engine that fails as the hardware would."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from depthforge_ros.engine.guard import (
+    DeviceLostError,
+    DeviceMemoryError,
+    GuardedEngine,
+    is_device_lost,
+    is_out_of_memory,
+)
+from depthforge_ros.engine.instant import InstantEngine
+from depthforge_ros.engine.journal import Journal
+from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.variant import load_variant
+
+CUDA_FULL = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation"
+CUDA_LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronous"
+
+
+class Limited(InstantEngine):
+    """Has memory for so many images at once; stands in for a GPU. Depth tells images apart."""
+
+    def __init__(self, most, backend="tensorrt", precision="fp16"):
+        super().__init__(load_variant("nano"))
+        self.most, self.backend, self.precision = most, backend, precision
+        self.batches = []
+        self.error = None
+
+    def __call__(self, crops, *, depth):
+        self.batches.append(len(crops))
+        if self.error is not None:
+            raise self.error
+        if len(crops) > self.most:
+            raise torch.OutOfMemoryError(CUDA_FULL)
+        seen = super().__call__(crops, depth=depth)
+        values = crops[:, 0, 0, 0].float()
+        scores = seen.scores + values.view(-1, 1, 1, 1)
+        return CropOutput(scores, values.view(-1, 1, 1) + 0 * seen.depth if depth else None)
+
+
+def images(count):
+    return torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+
+
+def test_the_batch_is_halved_until_it_fits_and_stays_so():
+    engine, journal = Limited(most=2), Journal()
+    guarded = GuardedEngine([engine], journal)
+    seen = guarded(images(7), depth=True)
+    assert engine.batches == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert seen.depth[:, 0, 0].tolist() == list(range(7))
+    assert (seen.scores[:, 0, 0, 0] - seen.scores[0, 0, 0, 0]).tolist() == list(range(7))
+    assert journal.notes == {"memory": "cpu is short of memory: 1 images at once"}
+    engine.batches.clear()
+    assert guarded(images(2), depth=False).depth is None
+    assert engine.batches == [1, 1]
+
+
+def test_an_engine_that_has_no_memory_for_one_image_gives_way():
+    journal = Journal()
+    guarded = GuardedEngine([Limited(0), Limited(8, "eager", "fp32")], journal)
+    assert (guarded.backend, guarded.precision) == ("tensorrt", "fp16")
+    assert len(guarded(images(4), depth=True).scores) == 4
+    assert (guarded.backend, guarded.precision) == ("eager", "fp32")
+    assert journal.notes["memory"] == (
+        "cpu is short of memory for tensorrt fp16: eager fp32 from now on"
+    )
+
+
+def test_where_nothing_fits_the_error_says_what_to_do():
+    guarded = GuardedEngine([Limited(0), Limited(0, "eager", "fp32")], Journal())
+    with pytest.raises(DeviceMemoryError) as reported:
+        guarded(images(1), depth=True)
+    assert str(reported.value) == (
+        "cpu has not the memory for one image of 32x32 (CUDA out of memory. Tried to allocate "
+        "2.00 GiB.); set a smaller short_side_px, mode slide, or take a smaller variant"
+    )
+
+
+def test_a_lost_device_is_said_and_not_asked_again():
+    engine, journal = Limited(8), Journal()
+    guarded = GuardedEngine([engine, Limited(8, "eager", "fp32")], journal)
+    engine.error = RuntimeError(CUDA_LOST)
+    text = "cpu does not answer any more .CUDA error: unspecified launch failure.; start the node"
+    with pytest.raises(DeviceLostError, match=text):
+        guarded(images(1), depth=True)
+    engine.error = None
+    with pytest.raises(DeviceLostError, match=text):
+        guarded(images(1), depth=True)
+    assert engine.batches == [1]
+    assert journal.trouble.startswith("cpu does not answer any more")
+
+
+def test_other_errors_are_not_taken_for_either():
+    engine, journal = Limited(8), Journal()
+    engine.error = ValueError("shapes differ")
+    with pytest.raises(ValueError, match="shapes differ"):
+        GuardedEngine([engine], journal)(images(1), depth=True)
+    assert journal.trouble == ""
+    assert journal.notes == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "memory", "lost"),
+    [
+        (torch.OutOfMemoryError(CUDA_FULL), True, False),
+        (MemoryError(), True, False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), True, False),
+        (RuntimeError(CUDA_LOST), False, True),
+        (torch.AcceleratorError(CUDA_LOST), False, True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+        (ValueError("CUDA error"), False, False),
+    ],
+)  # fmt: skip
+def test_errors_are_told_apart(error, memory, lost):
+    assert is_out_of_memory(error) == memory
+    assert (not is_out_of_memory(error) and is_device_lost(error)) == lost

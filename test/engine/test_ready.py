@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a request to a checked engine, with a real compiler: one small network, built once."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from paths import DATA, ROOT
+from safetensors.torch import save_file
+
+from depthforge_ros.cli import main
+from depthforge_ros.engine import GivenUpError, Journal, Request, Shape, ready_engine
+from depthforge_ros.engine.apart import BuildError, Job, build_apart
+from depthforge_ros.engine.build import build_engine, load_network
+from depthforge_ros.engine.cache import MANIFEST, EngineCache
+from depthforge_ros.engine.compiled import CompiledEngine
+from depthforge_ros.engine.precision import cpu_flags, fast_precisions
+from depthforge_ros.engine.ready import candidates, preferred_backends
+from depthforge_ros.engine.self_check import street_images
+from depthforge_ros.variant import load_variant
+
+SMALL = DATA / "small.yaml"
+BUILDERS = ROOT / "test" / "builders"
+SHAPE = Shape(64, 96, 2)
+CPU = torch.device("cpu")
+REQUEST = Request(
+    str(SMALL), "untrained", "cpu", backend="inductor", precision="fp32", shapes=(SHAPE,)
+)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A cache with one engine, which the command built in a process of its own."""
+    folder = tmp_path_factory.mktemp("engines")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPTHFORGE_ENGINES", str(folder))
+        words = ["--shape", "64x96", "--batch", "2", "--checkpoint", "untrained"]
+        words += ["--backend", "inductor", "--precision", "fp32", "--device", "cpu"]
+        assert main(["compile", str(SMALL), *words]) == 0
+    (entry,) = (path for path in folder.iterdir() if path.is_dir())
+    return entry
+
+
+@pytest.fixture
+def cache(compiled, tmp_path):
+    """A copy of that cache, to be spoilt."""
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    shutil.copytree(compiled, folder / compiled.name)
+    return EngineCache(folder)
+
+
+@pytest.fixture
+def rebuild(compiled):
+    """Builds by copying what was compiled, and counts."""
+
+    def build(job, tell, keep_going):
+        build.jobs.append(job)
+        for path in compiled.iterdir():
+            if path.name != MANIFEST:
+                shutil.copy(path, job.folder)
+
+    build.jobs = []
+    return build
+
+
+def never(job, tell, keep_going):
+    pytest.fail(f"{job} was not to be built")
+
+
+def ready(cache, build=never, **changes):
+    journal = Journal()
+    request = dataclasses.replace(REQUEST, cache=cache, **changes)
+    return ready_engine(request, journal, build=build), journal
+
+
+def assert_same(engine, precision="fp32"):
+    eager = build_engine(load_variant(SMALL), "untrained", device="cpu", precision=precision)
+    for batch in (1, 2, 3):
+        images = street_images(Shape(64, 96, batch))
+        ours, theirs = engine(images, depth=True), eager(images, depth=True)
+        torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours.depth, theirs.depth, rtol=0, atol=1e-5)
+    assert engine(images, depth=False).depth is None
+
+
+def test_what_was_compiled_is_loaded_checked_and_gives_the_numbers_of_eager(cache):
+    engine, journal = ready(cache)
+    assert (engine.backend, engine.precision) == ("inductor", "fp32")
+    assert journal.self_check.startswith("inductor fp32: labels agree on 100.00%, depth differs by")
+    assert journal.refused == ()
+    assert journal.progress == ""
+    assert_same(engine)
+
+
+def test_without_shapes_a_named_backend_takes_what_is_in_the_cache(cache, tmp_path):
+    assert ready(cache, shapes=())[0].backend == "inductor"
+    engine, journal = ready(EngineCache(tmp_path / "empty"), shapes=())
+    assert (engine.backend, engine.precision) == ("eager", "fp32")
+    ((name, reason),) = journal.refused
+    assert name == "inductor fp32"
+    assert reason.startswith("nothing is compiled, and the size of images is not known")
+    assert not (tmp_path / "empty").exists()
+
+
+def test_auto_is_eager_on_a_cpu_and_waits_for_no_compiler(cache):
+    engine, journal = ready(cache, backend="auto")
+    assert (engine.backend, engine.precision) == ("eager", "fp32")
+    assert journal.refused == ()
+    engine, journal = ready(cache, backend="auto", precision="bf16")
+    assert (engine.backend, engine.precision) == ("eager", "bf16")
+    assert journal.self_check.startswith("eager bf16: labels agree on 100.00%")
+
+
+def test_a_size_that_nothing_was_compiled_for_runs_in_eager_and_is_told(cache):
+    engine, journal = ready(cache)
+    images = street_images(Shape(64, 64))
+    eager = build_engine(load_variant(SMALL), "untrained", device="cpu")
+    scores = engine(images, depth=True).scores
+    torch.testing.assert_close(scores, eager(images, depth=True).scores, rtol=0, atol=1e-5)
+    assert "no inductor engine for images inferred at 64x64" in journal.notes["64x64"]
+
+
+def test_a_damaged_engine_is_built_again(cache, rebuild):
+    (entry,) = cache.folder.iterdir()
+    (entry / "network.pt2").write_bytes(b"PK")
+    engine, _ = ready(cache, rebuild)
+    assert engine.backend == "inductor"
+    assert [(job.backend, job.precision) for job in rebuild.jobs] == [("inductor", "fp32")]
+    assert ready(cache)[0].backend == "inductor"  # kept, and not built once more
+
+
+def test_an_engine_of_other_weights_is_refused_with_the_figures(cache, rebuild, tmp_path):
+    network = load_network(load_variant(SMALL), "untrained")
+    with torch.no_grad():
+        network.mask_decoder.class_head.weight.mul_(-1)
+    save_file(network.state_dict(), tmp_path / "other.safetensors")
+    engine, journal = ready(cache, rebuild, checkpoint=str(tmp_path / "other.safetensors"))
+    assert (engine.backend, engine.precision) == ("eager", "fp32")
+    ((name, reason),) = journal.refused
+    assert name == "inductor fp32"
+    assert reason.startswith("self-check: 64x96 batch 2, image 1 of 2: scores of ")
+    assert "allowed 15%" in reason
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, rebuild):
+    (tmp_path / "file").write_text("")
+    engine, journal = ready(EngineCache(tmp_path / "file" / "cache"), rebuild)
+    assert engine.backend == "inductor"
+    assert "cannot be written" in journal.notes["cache"]
+    assert "engines are not kept" in journal.notes["cache"]
+    assert_same(engine)
+
+
+def test_a_failed_build_is_refused_with_its_last_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(BUILDERS))
+
+    def build(job, tell, keep_going):
+        build_apart(job, tell, keep_going, "failing_builder")
+
+    engine, journal = ready(EngineCache(tmp_path / "cache"), build)
+    assert engine.backend == "eager"
+    assert journal.refused == (
+        ("inductor fp32", "build failed: RuntimeError: No space left on device"),
+    )
+
+
+def test_a_backend_that_is_not_here_is_refused_by_name(tmp_path):
+    engine, journal = ready(EngineCache(tmp_path / "cache"), backend="tensorrt")
+    assert engine.backend == "eager"
+    assert journal.refused == (
+        ("tensorrt fp32", "tensorrt needs an NVIDIA GPU; the device is cpu"),
+    )
+
+
+def test_what_does_not_exist_is_named():
+    with pytest.raises(
+        ValueError, match="backend is 'onnx'; expected one of auto, eager, tensorrt"
+    ):
+        Request("nano", backend="onnx")
+    with pytest.raises(ValueError, match="precision is 'int8'; expected one of auto, fp32, bf16"):
+        Request("nano", precision="int8")
+
+
+def job(folder):
+    return Job("nano", "untrained", "cpu", "inductor", "fp32", 64, 64, 1, str(folder))
+
+
+def test_a_build_that_is_given_up_ends_with_all_that_it_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(BUILDERS))
+    started = time.monotonic()
+    with pytest.raises(GivenUpError):
+        build_apart(job(tmp_path), print, lambda: not (tmp_path / "pid").exists(), "slow_builder")
+    assert time.monotonic() - started < 30  # of the 600 s that it would take
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_crash_of_the_compiler_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(BUILDERS))
+    text = "build was ended by SIGSEGV; its last words: lowering layer 7"
+    with pytest.raises(BuildError, match=text):
+        build_apart(job(tmp_path), print, lambda: True, "crashing_builder")
+
+
+def test_batches_are_cut_and_filled_to_what_was_compiled():
+    eager = build_engine(load_variant(SMALL), "untrained", device="cpu")
+    seen = []
+
+    def program(images):
+        seen.append(len(images))
+        output = eager(images, depth=True)
+        return output.scores, output.depth
+
+    programs = {Shape(64, 96, 4): program, Shape(64, 96, 2): program}
+    engine = CompiledEngine("test", "fp32", programs, eager, Journal())
+    images = street_images(Shape(64, 96, 7))
+    output = engine(images, depth=True)
+    assert seen == [4, 4]
+    torch.testing.assert_close(output.scores, eager(images, depth=True).scores, rtol=0, atol=1e-5)
+    seen.clear()
+    assert len(engine(images[:1], depth=True).depth) == 1
+    assert seen == [2]
+
+
+def test_the_fastest_are_tried_first():
+    cuda = torch.device("cuda")
+    assert preferred_backends("auto", cuda) == ("tensorrt", "inductor", "eager")
+    assert preferred_backends("auto", CPU) == ("eager",)
+    assert preferred_backends("inductor", CPU) == ("inductor",)
+    pairs = candidates(("tensorrt", "eager"), "auto", CPU)
+    halves = [(b, p) for p in fast_precisions(CPU) for b in ("tensorrt", "eager")]
+    assert pairs == [*halves, ("tensorrt", "fp32")]
+    assert candidates(("eager",), "fp32", CPU) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512_bf16\n", {"fpu", "avx512_bf16"}),
+        ("processor : 0\nFeatures : fp asimd bf16\n", {"fp", "asimd", "bf16"}),
+        ("", set()),
+    ],
+)
+def test_what_a_processor_can_do_is_read(tmp_path, text, flags):
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    assert cpu_flags(path) == flags
+    assert cpu_flags(tmp_path / "absent") == set()
+
+
+def test_shapes_are_read_and_bad_ones_named():
+    assert Shape.parse("352x480") == Shape(352, 480)
+    assert Shape.parse(str(Shape(352, 480, 3))) == Shape(352, 480, 3)
+    for text, reason in (
+        ("352", "shape is '352'; expected HEIGHTxWIDTH"),
+        ("350x480", "shape is 350x480; expected positive multiples of 32"),
+        ("32x32 batch 65", "batch is 65; expected 1..64"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            Shape.parse(text)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The self-check refuses every kind of wrong engine, each for its own reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from paths import DATA
+
+from depthforge_ros.engine.build import load_network
+from depthforge_ros.engine.eager import EagerEngine
+from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.engine.self_check import check, street_images
+from depthforge_ros.engine.shape import Shape
+from depthforge_ros.variant import load_variant
+
+SHAPES = (Shape(64, 96), Shape(64, 96, 3))
+CPU = torch.device("cpu")
+
+
+def tiny_network():
+    """Random weights of a small network whose depth no ReLU hides."""
+    network = load_network(load_variant(DATA / "tiny" / "tiny.yaml"), "untrained")
+    with torch.no_grad():
+        network.depth_head.out3.bias.fill_(1.0)
+    return network
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return EagerEngine(tiny_network(), CPU)
+
+
+class Altered:
+    """An engine whose answers are altered before anybody sees them."""
+
+    def __init__(self, engine, alter):
+        self.variant, self.device = engine.variant, engine.device
+        self._engine, self._alter = engine, alter
+
+    def __call__(self, crops, *, depth):
+        seen = self._engine(crops, depth=depth)
+        scores, depth_map = seen.scores.clone(), seen.depth.clone()
+        self._alter(scores, depth_map)
+        return CropOutput(scores, depth_map)
+
+
+def test_the_same_engine_passes(reference):
+    verdict = check(EagerEngine(tiny_network(), CPU), reference, SHAPES)
+    assert verdict.faults == ()
+    assert verdict.agreement == 1.0
+    assert verdict.depth_error < 1e-5
+    assert verdict.score_error < 1e-5
+
+
+def test_bf16_passes_and_differs(reference):
+    verdict = check(EagerEngine(tiny_network(), CPU, "bf16"), reference, SHAPES)
+    assert verdict.faults == ()
+    assert 1e-5 < verdict.score_error < 0.1
+
+
+def test_changed_weights_are_refused(reference):
+    network = tiny_network()
+    with torch.no_grad():
+        torch.manual_seed(3)
+        weight = network.mask_decoder.class_head.weight
+        weight.add_(torch.randn_like(weight))
+    verdict = check(EagerEngine(network, CPU), reference, SHAPES)
+    assert "64x96, image 1 of 1: scores of" in verdict.faults[0]
+    assert verdict.agreement < 0.99
+
+
+def scale_scores(scores, depth):
+    scores *= 1.5
+
+
+def scale_depth(scores, depth):
+    depth *= 1.02
+
+
+def spoil_second_window(scores, depth):
+    if len(scores) > 1:
+        scores[1] = scores[0]
+        depth[1] = depth[0]
+
+
+def silence_class(scores, depth):
+    scores[:, 1] = 0
+
+
+def one_nan(scores, depth):
+    scores[0, 0, 0, 0] = torch.nan
+
+
+def endless_depth(scores, depth):
+    depth[-1, -1, -1] = torch.inf
+
+
+@pytest.mark.parametrize(
+    ("alter", "where", "reason"),
+    [
+        (scale_scores, "64x96, image 1 of 1", "scores of all classes differ by up to"),
+        (scale_depth, "64x96, image 1 of 1", "depth differs by 2.00%; allowed 1%"),
+        (spoil_second_window, "64x96 batch 3, image 2 of 3", "scores of "),
+        (silence_class, "64x96, image 1 of 1", "scores of {class} differ by up to"),
+        (one_nan, "64x96, image 1 of 1", "scores are not all numbers"),
+        (endless_depth, "64x96, image 1 of 1", "depth are not all numbers"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_wrong_answers_are_refused_with_what_is_wrong(reference, alter, where, reason):
+    verdict = check(Altered(reference, alter), reference, SHAPES)
+    reason = reason.replace("{class}", reference.variant.labels.classes[1].name)
+    assert any(fault.startswith(where) and reason in fault for fault in verdict.faults), verdict
+
+
+class Fixed:
+    """An engine that answers the same whatever it sees."""
+
+    device = CPU
+
+    def __init__(self, variant, scores):
+        self.variant, self._scores = variant, scores
+
+    def __call__(self, crops, *, depth):
+        return CropOutput(self._scores, torch.ones(1, 64, 96))
+
+
+def test_labels_are_compared_where_the_reference_is_decided(reference):
+    scores = torch.full((1, 19, 64, 96), 0.1)
+    scores[:, 0], scores[:, 1] = 0.5, 0.499
+    level = scores.clone()
+    level[:, 1] = 0.501
+    variant = reference.variant
+    assert check(Fixed(variant, level), Fixed(variant, scores), SHAPES[:1]).faults == ()
+    scores[:, 1, :, 48:] = 0.4  # decided in the right half, and wrong in two columns of it
+    seen = scores.clone()
+    seen[:, 1, :, 48:50] = 0.51
+    verdict = check(Fixed(variant, seen), Fixed(variant, scores), SHAPES[:1])
+    assert verdict.agreement == pytest.approx(1 - 2 / 48)
+    assert verdict.faults == ("64x96, image 1 of 1: labels agree on 95.83%; expected 99%",)
+
+
+def test_wrong_sizes_are_refused(reference):
+    small = Fixed(reference.variant, torch.zeros(1, 19, 32, 48))
+    (fault,) = check(small, reference, SHAPES[:1]).faults
+    assert "scores are (1, 19, 32, 48); expected (1, 19, 64, 96)" in fault
+
+
+def test_streets_are_the_same_ones_and_no_two_alike():
+    images = street_images(Shape(64, 96, 4))
+    assert images.shape == (4, 3, 64, 96)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, street_images(Shape(64, 96, 4)))
+    assert images.float().std() > 20
+    for first in range(4):
+        for second in range(first):
+            assert (images[first].float() - images[second].float()).abs().mean() > 5

@@ -1,0 +1,536 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to a frame on its way through the node, with an engine that is held or broken."""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+import torch
+from dds import Listener, own_domain
+from engines import WAIT_S, HeldEngine
+from nav_msgs.msg import OccupancyGrid
+from nodes import HEIGHT, KEEP, WIDTH, camera_info_message, image_message, picture
+from rclpy.context import Context
+from rclpy.lifecycle import LifecycleNode
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from depthforge_ros.pipeline import Pipeline
+from depthforge_ros.ros.node.inference import Inference, load_pipeline
+from depthforge_ros.ros.node.outputs import limited, where_certain
+from depthforge_ros.ros.node.parameters import OUTPUTS, Parameters
+from depthforge_ros.ros.node.spatial_outputs import POINT
+from depthforge_ros.ros.node.statistics import Health, Statistics
+
+
+class Rig:
+    """An active Inference in this process, and a listener in another context."""
+
+    def __init__(self, variant: str = "nano", **parameters: Any) -> None:
+        domain = own_domain()
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = LifecycleNode("depthforge", context=self._context)
+        self.engine = HeldEngine(variant)
+        self.statistics = Statistics()
+        given = {"drop_stale": False, **parameters}  # the images of `image_message` are years old
+        self.values = Parameters(short_side_px=HEIGHT, **given)
+        pipeline = Pipeline(self.engine)
+        counts = {"": self.statistics}
+        self.inference = Inference(self.node, pipeline, counts, lambda: self.values)
+        self.stream = self.inference.streams[""]
+        self.node.trigger_configure()
+        self.node.trigger_activate()
+        self.inference.open_input()
+        self.listener = Listener(domain)
+
+    def hear(self, name: str) -> list[Image]:
+        """What comes on ~/NAME, once the publisher knows that somebody listens."""
+        kinds = {"camera_info": CameraInfo, "points": PointCloud2, "drivable": OccupancyGrid}
+        kind = kinds.get(name, Image)
+        heard = self.listener.subscribe(kind, f"/depthforge/{name}", KEEP)
+        self.listener.spin_until(lambda: name in self.stream.outputs.requested())
+        return heard
+
+    def leave(self, name: str) -> None:
+        """Stop hearing ~/NAME, and wait until the publisher knows."""
+        (subscription,) = [
+            s for s in self.listener.node.subscriptions if s.topic_name == f"/depthforge/{name}"
+        ]
+        self.listener.node.destroy_subscription(subscription)
+        self.listener.spin_until(lambda: name not in self.stream.outputs.requested())
+
+    def through(self, message: Image) -> Health:
+        """The counters once that image, and nothing else, has gone its way."""
+        before = self.statistics.snapshot()
+        self.stream.receive(message)
+        return self.settled(before.frames_out + sum(before.drops.values()) + 1)
+
+    def settled(self, count: int) -> Health:
+        """The counters once that many frames have gone out or been dropped."""
+
+        def done() -> bool:
+            health = self.statistics.snapshot()
+            return health.frames_out + sum(health.drops.values()) >= count
+
+        self.listener.spin_until(done)
+        self.listener.drain()
+        return self.statistics.snapshot()
+
+    def close(self) -> None:
+        self.engine.permits.release(10)
+        self.inference.close(WAIT_S)
+        self.listener.__exit__()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def by_ground() -> Iterator[Rig]:
+    """A relative variant that is asked for metres; its engine is never held."""
+    made = Rig("dinov2_s", camera_height_m=1.5)
+    made.engine.permits.release(100)
+    yield made
+    made.close()
+
+
+def level_camera_info() -> CameraInfo:
+    """Of the camera whose horizon is where the engine's is."""
+    info = camera_info_message()
+    info.k[5] = (HEIGHT - 1) / 2
+    return info
+
+
+def stamps(heard: list[Image]) -> list[int]:
+    return [message.header.stamp.sec - 1_700_000_000 for message in heard]
+
+
+def test_while_one_is_inferred_only_the_newest_waits(rig: Rig) -> None:
+    heard = rig.hear("semantic")
+    rig.stream.receive(image_message(1))
+    assert rig.engine.started.acquire(timeout=WAIT_S)
+    for index in (2, 3, 4, 5):
+        rig.stream.receive(image_message(index))
+    rig.engine.permits.release()
+    rig.listener.spin_until(lambda: stamps(heard) == [1])
+    rig.engine.permits.release()
+    rig.listener.spin_until(lambda: stamps(heard) == [1, 5])
+    health = rig.settled(5)
+    assert (health.frames_in, health.frames_out, health.drops) == (5, 2, {"replaced": 3})
+
+
+def test_a_frame_at_hand_when_the_input_closes_is_never_published(rig: Rig) -> None:
+    heard = rig.hear("semantic")
+    rig.stream.receive(image_message(1))
+    assert rig.engine.started.acquire(timeout=WAIT_S)
+    rig.stream.receive(image_message(2))
+    rig.inference.close_input()
+    rig.inference.open_input()  # not even when the node is active again before it is done
+    rig.engine.permits.release(10)
+    assert rig.settled(2).drops == {"inactive": 2}
+    rig.stream.receive(image_message(3))
+    rig.settled(3)
+    rig.listener.spin_until(lambda: bool(heard))
+    assert stamps(heard) == [3]
+
+
+def test_an_error_of_the_engine_is_counted_and_the_next_frame_goes_through(rig: Rig) -> None:
+    heard = rig.hear("semantic")
+    rig.engine.permits.release(10)
+    rig.engine.error = RuntimeError("out of memory")
+    rig.stream.receive(image_message(1))
+    health = rig.settled(1)
+    assert health.drops == {"inference_error": 1}
+    assert health.fault_text == "RuntimeError: out of memory"
+    rig.engine.error = None
+    rig.stream.receive(image_message(2))
+    assert rig.settled(2).frames_out == 1
+    rig.listener.spin_until(lambda: bool(heard))
+    assert stamps(heard) == [2]
+
+
+def test_the_engine_is_not_asked_while_nobody_listens(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.stream.receive(image_message(1))
+    assert rig.settled(1).drops == {"no_listener": 1}
+    assert rig.engine.depths == []
+
+
+def test_depth_is_computed_for_who_listens_to_depth(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.stream.receive_camera_info(camera_info_message())
+    rig.hear("semantic")
+    rig.stream.receive(image_message(1))
+    rig.settled(1)
+    heard = rig.hear("depth")
+    rig.stream.receive(image_message(2))
+    rig.settled(2)
+    assert rig.engine.depths == [False, True]
+    rig.listener.spin_until(lambda: bool(heard))
+    assert stamps(heard) == [2]
+
+
+def test_metres_of_an_unknown_camera_are_not_published(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    heard = rig.hear("depth")
+    rig.stream.receive_camera_info(camera_info_message(width=50))
+    rig.stream.receive(image_message(1))
+    health = rig.settled(1)
+    assert health.missing_camera_info == 1
+    assert health.withheld == {"depth": "no camera_info for 96x64 in frame 'front_optical'"}
+    uncalibrated = camera_info_message()
+    uncalibrated.k = [0.0] * 9
+    rig.stream.receive_camera_info(uncalibrated)
+    rig.stream.receive(image_message(2))
+    health = rig.settled(2)
+    assert health.missing_camera_info == 2
+    reason = "no calibrated camera_info for 96x64 in frame 'front_optical'"
+    assert health.withheld == {"depth": reason}
+    assert health.drops == {}
+    assert heard == []
+    rig.stream.receive_camera_info(camera_info_message())
+    assert rig.through(image_message(3)).withheld == {}
+    rig.listener.spin_until(lambda: stamps(heard) == [3])
+
+
+def test_a_reason_lasts_as_long_as_its_output_is_wanted_and_the_input_open(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.hear("semantic")
+    for name in ("depth", "camera_info"):
+        rig.hear(name)
+    assert set(rig.through(image_message(1)).withheld) == {"depth", "camera_info"}
+    rig.leave("camera_info")
+    assert set(rig.through(image_message(2)).withheld) == {"depth"}
+    rig.inference.close_input()
+    assert rig.statistics.snapshot().withheld == {}
+    rig.inference.open_input()
+    assert set(rig.through(image_message(3)).withheld) == {"depth"}
+    rig.leave("depth")
+    rig.leave("semantic")
+    health = rig.through(image_message(4))
+    assert (health.drops, health.withheld) == ({"no_listener": 1}, {})
+
+
+def test_a_camera_that_is_not_calibrated_costs_metres_and_nothing_else(by_ground: Rig) -> None:
+    rig = by_ground
+    names = ("semantic", "inverse_depth", "depth", "camera_info")
+    heard = {name: rig.hear(name) for name in names}
+    for index, spoiled in enumerate(
+        ([0.0] * 9, [80.0, 0, 47.5, 0, 0, 31.5, 0, 0, 1], [80.0, 0, np.nan, 0, 81, 31.5, 0, 0, 1])
+    ):
+        info = camera_info_message()
+        info.k = np.array(spoiled, dtype=np.float64)
+        rig.stream.receive_camera_info(info)
+        health = rig.through(image_message(index))
+        assert health.drops == {}
+        assert set(health.withheld) == {"depth"}
+        assert health.withheld["depth"]
+    rig.listener.spin_until(lambda: stamps(heard["inverse_depth"]) == [0, 1, 2])
+    assert stamps(heard["semantic"]) == [0, 1, 2]
+    assert heard["depth"] == []
+
+
+def test_metres_by_the_road_are_explained_frame_by_frame(by_ground: Rig) -> None:
+    rig = by_ground
+    rig.hear("depth")
+    rig.stream.receive_camera_info(level_camera_info())
+    health = rig.through(image_message(1))
+    assert health.withheld == {}
+    assert health.ground_residual == pytest.approx(0.0, abs=0.02)
+    other = image_message(2)
+    other.header.frame_id = "rear_optical"  # no camera_info speaks of it
+    health = rig.through(other)
+    assert health.ground_residual is None
+    assert health.withheld == {"depth": "no camera_info for 96x64 in frame 'rear_optical'"}
+
+
+@pytest.mark.parametrize("change", ["reopened", "settings", "frame_id"])
+def test_what_the_road_has_shown_is_forgotten_where_it_no_longer_holds(
+    by_ground: Rig, change: str
+) -> None:
+    rig = by_ground
+    rig.hear("depth")
+    info = level_camera_info()
+    rig.stream.receive_camera_info(info)
+    assert rig.through(image_message(1)).withheld == {}
+    rig.engine.sky = False  # a tunnel: the pitch is what frames with sky have shown
+    assert rig.through(image_message(2)).withheld == {}
+    message = image_message(3)
+    if change == "reopened":
+        rig.inference.close_input()
+        rig.inference.open_input()
+    elif change == "settings":
+        rig.values = dataclasses.replace(rig.values, short_side_px=2 * HEIGHT)
+    else:
+        info.header.frame_id = message.header.frame_id = "rear_optical"
+        rig.stream.receive_camera_info(info)
+    assert "pitch is not known yet" in rig.through(message).withheld["depth"]
+
+
+def points(message: PointCloud2) -> np.ndarray:
+    return np.frombuffer(message.data, POINT).reshape(message.height, message.width)
+
+
+def test_points_of_a_relative_variant_have_the_metres_of_the_road(by_ground: Rig) -> None:
+    clouds, depths = by_ground.hear("points"), by_ground.hear("depth")
+    assert "no camera_info for 96x64" in by_ground.through(image_message(0)).withheld["points"]
+    by_ground.stream.receive_camera_info(level_camera_info())
+    assert by_ground.through(image_message(1)).withheld == {}
+    by_ground.listener.spin_until(lambda: bool(clouds and depths))
+    assert clouds[0].header == depths[0].header == image_message(1).header
+    depth = np.frombuffer(depths[0].data, np.float32).reshape(HEIGHT, WIDTH)
+    known = np.isfinite(depth)
+    assert 0.3 < known.mean() < 0.6
+    np.testing.assert_array_equal(points(clouds[0])["z"][known], depth[known])
+    assert np.isnan(points(clouds[0])["z"][~known]).all()
+    heights = points(clouds[0])["y"][known]
+    assert np.abs(heights - 1.5).max() < 0.1  # the road lies 1.5 m below the camera
+
+
+def test_points_of_a_metric_variant_are_the_pixels_of_its_depth(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    clouds, depths = rig.hear("points"), rig.hear("depth")
+    assert "drivable" not in rig.stream.outputs.depth_topics  # nobody said how high it is
+    rig.stream.receive_camera_info(level_camera_info())
+    rig.through(image_message(1))
+    rig.listener.spin_until(lambda: bool(clouds and depths))
+    depth = np.frombuffer(depths[0].data, np.float32).reshape(HEIGHT, WIDTH)
+    cloud = points(clouds[0])
+    np.testing.assert_array_equal(cloud["z"], np.where(np.isfinite(depth), depth, np.nan))
+    assert set(np.unique(cloud["label"])) == {0, 10}
+    red, green, blue = (int(c) for c in picture(1)[40, 50])
+    assert cloud["rgb"][40, 50].view(np.uint32) == red << 16 | green << 8 | blue
+
+
+def test_a_frames_condition_is_told() -> None:
+    """The image's and the mask's, and forgotten when the input is opened anew."""
+    made = Rig()
+    try:
+        made.engine.permits.release(10)
+        made.hear("semantic")
+        message = image_message(0, data=array.array("B", bytes(HEIGHT * WIDTH * 3)))
+        condition = made.through(message).condition
+        assert (condition.brightness, condition.contrast, condition.saturated) == (0, 0, 0)
+        assert condition.image_degradation == 1
+        assert condition.doubt == pytest.approx(1 - 230 / 255, abs=0.01)
+        assert made.through(image_message(1)).condition.brightness > 0.3
+        made.inference.open_input()
+        assert made.statistics.snapshot().condition is None
+    finally:
+        made.close()
+
+
+def test_what_follows_a_publication_does_not_make_it_a_drop(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.engine.permits.release(10)
+    heard, overlay = rig.hear("semantic"), rig.hear("overlay")
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no colour")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.stream.outputs, "for_people", fail)
+        rig.stream.receive(image_message(1))
+        rig.listener.spin_until(lambda: stamps(heard) == [1])
+        health = rig.settled(1)
+    assert (health.frames_out, health.drops) == (1, {})
+    assert health.undrawn_text == "RuntimeError: no colour"
+    rig.inference.open_input()  # whatever stamps there were before
+    message = image_message(2)
+    message.header.stamp.sec = -5
+    health = rig.through(message)
+    assert (health.frames_out, health.drops) == (2, {})
+    assert health.age_ms is not None
+    assert health.age_ms > 1.7e12  # ROS time since 1970
+    rig.listener.spin_until(lambda: len(overlay) == 1)
+
+
+def test_outputs_are_switched_between_frames(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.stream.receive_camera_info(camera_info_message())
+    heard = {name: rig.hear(name) for name in ("semantic", "confidence", "depth")}
+    rig.values = dataclasses.replace(rig.values, outputs="confidence, overlay")
+    rig.through(image_message(1))
+    rig.values = dataclasses.replace(rig.values, outputs="overlay")
+    assert rig.through(image_message(2)).drops == {"no_listener": 1}
+    rig.values = dataclasses.replace(rig.values, outputs="all")
+    rig.through(image_message(3))
+    rig.listener.spin_until(lambda: stamps(heard["depth"]) == [3])
+    assert (stamps(heard["semantic"]), stamps(heard["confidence"])) == ([3], [1, 3])
+    assert rig.engine.depths == [False, True]
+
+
+def test_every_output_has_a_name_to_switch_it_by(rig: Rig) -> None:
+    relative, placed = Rig("dinov2_s"), Rig(camera_height_m=1.5)
+    relative.close()
+    placed.close()
+    publishers = {
+        name for made in (rig, relative, placed) for name in made.stream.outputs.publishers
+    }
+    assert publishers == set(OUTPUTS)
+
+
+@pytest.mark.parametrize(("max_depth_m", "road_m"), [(0.0, 2.0), (2.5, 2.0), (1.5, np.inf)])
+def test_depth_beyond_the_range_is_infinite(rig: Rig, max_depth_m: float, road_m: float) -> None:
+    """The engine sees all of the road 2 m away, and sky above it."""
+    rig.engine.permits.release(10)
+    rig.stream.receive_camera_info(camera_info_message())
+    heard = rig.hear("depth")
+    rig.values = dataclasses.replace(rig.values, max_depth_m=max_depth_m)
+    rig.through(image_message(1))
+    rig.listener.spin_until(lambda: len(heard) == 1)
+    depth_m = np.frombuffer(heard[0].data, np.float32)
+    assert set(depth_m) == {road_m, np.inf}
+
+
+def test_what_is_doubted_has_no_depth_and_no_point_but_stays_an_obstacle() -> None:
+    """The engine is nowhere wholly certain. Its road, 2 m away, is taken for an obstacle here."""
+    rig = Rig(camera_height_m=1.5, obstacle_classes="road", drivable_classes="terrain")
+    try:
+        rig.engine.permits.release(10)
+        rig.stream.receive_camera_info(camera_info_message())
+        heard = {name: rig.hear(name) for name in ("depth", "points", "drivable")}
+        seen = []
+        for index, threshold in enumerate((0.0, 0.1, 1.0), 1):
+            rig.values = dataclasses.replace(rig.values, depth_confidence_threshold=threshold)
+            rig.through(image_message(index))
+            rig.listener.spin_until(lambda i=index: all(len(h) == i for h in heard.values()))
+            depth_m = np.frombuffer(heard["depth"][-1].data, np.float32)
+            z_m = np.frombuffer(heard["points"][-1].data, POINT)["z"]
+            seen.append((depth_m, z_m, np.array(heard["drivable"][-1].data)))
+        for always, above_a_tenth in zip(*seen[:2], strict=True):
+            np.testing.assert_array_equal(always, above_a_tenth)
+        depth_m, z_m, cells = seen[0]
+        assert set(depth_m) == {2.0, np.inf}
+        assert np.isfinite(z_m).any()
+        assert (cells == 100).any()
+        assert np.isnan(seen[2][0]).all()
+        assert np.isnan(seen[2][1]).all()
+        np.testing.assert_array_equal(seen[2][2], cells)
+    finally:
+        rig.close()
+
+
+def test_doubt_is_pixel_by_pixel() -> None:
+    depth = np.array([[1.0, np.inf, np.nan, 4.0]], np.float32)
+    confidence = np.array([[127, 128, 255, 255]], np.uint8)
+    certain = where_certain(depth, confidence, 0.5)
+    np.testing.assert_array_equal(certain, [[np.nan, np.inf, np.nan, 4.0]])
+    assert certain.dtype == np.float32
+    np.testing.assert_array_equal(where_certain(depth, confidence, 0.0), depth)
+    everything = where_certain(depth, confidence, 1.0)
+    np.testing.assert_array_equal(everything, [[np.nan, np.nan, np.nan, 4.0]])
+    assert where_certain(None, confidence, 0.5) is None
+
+
+def test_what_is_doubted_has_no_metres_by_the_road_either(by_ground: Rig) -> None:
+    heard = {name: by_ground.hear(name) for name in ("depth", "inverse_depth", "points")}
+    by_ground.stream.receive_camera_info(level_camera_info())
+    by_ground.values = dataclasses.replace(by_ground.values, depth_confidence_threshold=1.0)
+    by_ground.through(image_message(1))
+    by_ground.listener.spin_until(lambda: all(heard.values()))
+    assert np.isnan(np.frombuffer(heard["depth"][0].data, np.float32)).all()
+    assert np.isnan(np.frombuffer(heard["inverse_depth"][0].data, np.float32)).all()
+    assert np.isnan(np.frombuffer(heard["points"][0].data, POINT)["z"]).all()
+
+
+def test_unknown_depth_stays_unknown_beyond_every_range() -> None:
+    depth_m = np.array([[1.0, 30.0], [np.nan, np.inf]], np.float32)
+    expected = np.array([[1.0, np.inf], [np.nan, np.inf]], np.float32)
+    np.testing.assert_array_equal(limited(depth_m, 20.0), expected)
+    assert limited(depth_m, 20.0).dtype == np.float32
+    assert limited(None, 20.0) is None
+
+
+def fresh(rig: Rig, index: int) -> Image:
+    message = image_message(index)
+    message.header.stamp = rig.node.get_clock().now().to_msg()
+    return message
+
+
+def test_what_is_not_fresh_is_dropped_by_cause_and_never_inferred(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.hear("semantic")
+    rig.values = dataclasses.replace(rig.values, drop_stale=True, max_frame_age_s=60.0)
+    assert rig.through(image_message(1)).drops == {"stale": 1}
+    unstamped, early = image_message(2), image_message(3)
+    unstamped.header.stamp.sec = unstamped.header.stamp.nanosec = 0
+    early.header.stamp.sec = (1 << 31) - 1  # in 2038
+    assert rig.through(unstamped).drops == {"stale": 1, "zero_stamp": 1}
+    health = rig.through(early)
+    assert health.drops == {"stale": 1, "zero_stamp": 1, "future": 1}
+    assert "ahead of the clock; allowed 60 s" in health.fault_text
+    late = fresh(rig, 4)
+    assert rig.through(fresh(rig, 5)).frames_out == 1
+    assert rig.through(late).drops["backwards"] == 1
+    assert rig.engine.depths == [False]
+
+
+def test_a_frame_that_waited_too_long_is_not_inferred(rig: Rig) -> None:
+    rig.hear("semantic")
+    rig.values = dataclasses.replace(rig.values, drop_stale=True, max_frame_age_s=60.0)
+    rig.stream.receive(fresh(rig, 1))
+    assert rig.engine.started.acquire(timeout=WAIT_S)
+    rig.stream.receive(fresh(rig, 2))
+    rig.values = dataclasses.replace(rig.values, max_frame_age_s=1e-6)
+    rig.engine.permits.release(10)
+    health = rig.settled(2)
+    assert (health.frames_out, health.drops) == (1, {"stale": 1})
+
+
+def test_a_frame_in_work_is_seen_and_given_up_with_its_worker(rig: Rig) -> None:
+    rig.hear("semantic")
+    rig.stream.receive(image_message(1))
+    assert rig.engine.started.acquire(timeout=WAIT_S)
+    assert rig.statistics.snapshot().work_s is not None
+    assert rig.inference.close(0.05) is False
+    assert rig.statistics.snapshot().work_s is None
+
+
+def test_a_size_that_no_memory_holds_is_a_drop_with_its_reason(rig: Rig) -> None:
+    rig.engine.permits.release(10)
+    rig.hear("semantic")
+    rig.values = dataclasses.replace(rig.values, short_side_px=4096)
+    health = rig.through(image_message(1))
+    assert health.drops == {"inference_error": 1}
+    assert "would be inferred at 6144x4096; expected at most" in health.fault_text
+    rig.values = dataclasses.replace(rig.values, short_side_px=HEIGHT)
+    assert rig.through(image_message(2)).frames_out == 1
+
+
+def test_a_wrong_override_leaves_no_publisher_behind() -> None:
+    context = Context()
+    rclpy.init(context=context, domain_id=own_domain())
+    wrong = Parameter("qos_overrides./depthforge/camera_info.publisher.reliability", value="some")
+    node = LifecycleNode("depthforge", context=context, parameter_overrides=[wrong])
+    before = [publisher.topic_name for publisher in node.publishers]
+    with pytest.raises(RuntimeError, match="`some`"):
+        Inference(node, Pipeline(HeldEngine()), {"": Statistics()}, Parameters)
+    assert [publisher.topic_name for publisher in node.publishers] == before
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_threads_are_those_asked_for_and_come_back_to_the_default() -> None:
+    default = torch.get_num_threads()
+    counts = []
+    for threads in (0, default + 1, 0):
+        load_pipeline(
+            Parameters(checkpoint="instant", threads=threads), lambda journal: None, lambda: True
+        )
+        counts.append(torch.get_num_threads())
+    assert counts == [default, default + 1, default]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines in the node: built while it configures, lost while it runs, and reported all the time."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from dds import own_domain
+from diagnostic_msgs.msg import DiagnosticStatus
+from engines import HeldEngine
+from held_node import HeldNode, start
+from lifecycle_msgs.msg import Transition
+from nodes import Bench, image_message, running_node
+from paths import TINY_YAML
+
+from depthforge_ros.engine.guard import GuardedEngine
+from depthforge_ros.engine.journal import Journal
+from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings, engine_shapes
+from depthforge_ros.ros.node import node as node_module
+from depthforge_ros.variant import load_variant
+
+BUILD = "depthforge_ros.engine.build_process"
+TINY = TINY_YAML
+
+
+@pytest.fixture
+def domain() -> int:
+    return own_domain()
+
+
+@pytest.fixture
+def bench(domain: int) -> Iterator[Bench]:
+    with Bench(domain) as made:
+        yield made
+
+
+def builds(folder: Path) -> list[str]:
+    """Command lines of processes that compile into a place below the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_text()
+        except OSError:  # it has ended since
+            continue
+        if BUILD in line and str(folder) in line:
+            found.append(line)
+    return found
+
+
+def test_a_build_is_told_and_ended_by_a_signal(
+    domain: int, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTHFORGE_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    expected = {"backend": "inductor", "image_size": "1024x512", "short_side_px": 512}
+    with running_node(domain, tmp_path, checkpoint="untrained", **expected) as node:
+        reported = "building inductor fp32 for 512x1024"
+        bench.spin_until(lambda: bench.values().get("engine progress", "").startswith(reported))
+        assert bench.status().message.startswith(f"configuring: {reported}")
+        bench.spin_until(lambda: builds(tmp_path) != [])
+        started = time.monotonic()
+        assert node.end(signal.SIGTERM) == 0
+        assert time.monotonic() - started < 20  # a build takes minutes
+        assert "configure was given up because the process ends" in node.log
+        assert "Traceback" not in node.log
+    assert builds(tmp_path) == []
+
+
+def test_a_gpu_that_disappears_is_an_error_and_the_node_goes_on(
+    domain: int, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldNode(domain, monkeypatch)
+    try:
+        journal = Journal()
+
+        def load(values, follow, keep_going):
+            follow(journal)
+            held.engines.append(HeldEngine())
+            return Pipeline(GuardedEngine([held.engines[-1]], journal))
+
+        monkeypatch.setattr(node_module, "load_pipeline", load)
+        heard = bench.hear("semantic")
+        start(bench)
+        engine = held.engines[0]
+        engine.permits.release(100)
+        bench.exchange(image_message(1), heard)
+        engine.error = torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")
+
+        def lost() -> bool:
+            bench.send(image_message(2))
+            return "does not answer any more" in bench.status().message
+
+        bench.wait_for("state", "active")
+        bench.spin_until(lost)
+        assert bench.status().level == DiagnosticStatus.ERROR
+        assert "(CUDA error: device-side assert triggered)" in bench.status().message
+        assert bench.change(Transition.TRANSITION_DEACTIVATE)
+        assert bench.change(Transition.TRANSITION_CLEANUP)
+        bench.wait_for("state", "unconfigured")
+        bench.spin_until(lambda: bench.status().level == DiagnosticStatus.OK)
+        journal = Journal()
+        start(bench)
+        held.engines[1].permits.release(100)
+        assert bench.exchange(image_message(3), heard).header.stamp.sec == 1_700_000_003
+    finally:
+        held.close()
+
+
+def test_engines_are_compiled_for_what_the_pipeline_will_ask_for() -> None:
+    nano, tiny = load_variant("nano"), load_variant(TINY)
+
+    def shapes(variant, *sizes, **settings):
+        made = engine_shapes(sizes, PipelineSettings(**settings), variant)
+        return [str(shape) for shape in made]
+
+    assert shapes(nano, (1080, 1920), (480, 640)) == ["352x480", "352x640"]
+    assert shapes(nano, (1080, 1920), short_side_px=256) == ["256x448"]
+    slide = {"mode": Mode.SLIDE}
+    assert shapes(nano, (352, 626), **slide) == ["352x352 batch 3"]
+    assert shapes(nano, (352, 626), **slide, max_batch=2) == ["352x352", "352x352 batch 2"]
+    assert shapes(tiny, (64, 107), **slide) == ["64x64 batch 3"]  # two, and the whole frame
+    assert shapes(tiny, (64, 64), **slide) == ["64x64"]
+    assert shapes(nano) == []

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of several cameras on their way to one engine that is held or broken, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import rclpy
+import torch
+from dds import Listener, own_domain
+from engines import WAIT_S, HeldEngine
+from nodes import HEIGHT, KEEP, image_message
+from rclpy.context import Context
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+
+from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.pipeline import Pipeline
+from depthforge_ros.ros.node.inference import Inference
+from depthforge_ros.ros.node.parameters import Parameters
+from depthforge_ros.ros.node.statistics import Health, Statistics
+
+CAMERAS = ("front", "left", "right")
+
+
+class FaultyEngine(HeldEngine):
+    """Fails for more than `most` images at once, as one does that lacks memory."""
+
+    most = 64
+
+    def __call__(self, crops: torch.Tensor, *, depth: bool) -> CropOutput:
+        output = super().__call__(crops, depth=depth)
+        if len(crops) > self.most:
+            raise RuntimeError("out of memory")
+        return output
+
+
+class Rig:
+    """An active Inference of three cameras, whose masks are heard in another context."""
+
+    def __init__(self, *, overlap: bool = False) -> None:
+        domain = own_domain()
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = LifecycleNode("depthforge", context=self._context)
+        self.engine = FaultyEngine()
+        self.values = Parameters(cameras=CAMERAS, short_side_px=HEIGHT, drop_stale=False)
+        self.statistics = {camera: Statistics() for camera in CAMERAS}
+        pipeline = Pipeline(self.engine)
+        self.inference = Inference(
+            self.node, pipeline, self.statistics, lambda: self.values, overlap=overlap
+        )
+        self.node.trigger_configure()
+        self.node.trigger_activate()
+        self.inference.open_input()
+        self.listener = Listener(domain)
+        self.heard: dict[str, list[Image]] = {
+            camera: self.listener.subscribe(Image, f"/depthforge/{camera}/semantic", KEEP)
+            for camera in CAMERAS
+        }
+        streams = self.inference.streams.values()
+        self.listener.spin_until(lambda: all(stream.outputs.requested() for stream in streams))
+
+    def send(self, camera: str, index: int, **changes: object) -> None:
+        self.inference.streams[camera].receive(image_message(index, **changes))
+
+    def hold(self, camera: str, index: int) -> None:
+        """Send an image and wait until the engine has started with it, and with nothing else."""
+        self.send(camera, index)
+        assert self.engine.started.acquire(timeout=WAIT_S)
+
+    def let_go(self) -> None:
+        """Let the held image through, and once it is heard, all others.
+
+        A publisher of depth 1 sends the newer of two that follow each other at once.
+        """
+        self.engine.permits.release()
+        self.listener.spin_until(lambda: self.stamps("front") == [1])
+        self.engine.permits.release(10)
+
+    def settled(self) -> dict[str, Health]:
+        """The counters once every frame has gone out or been dropped."""
+
+        def healths() -> dict[str, Health]:
+            return {camera: self.statistics[camera].snapshot() for camera in CAMERAS}
+
+        def done() -> bool:
+            return all(
+                h.frames_in == h.frames_out + sum(h.drops.values()) for h in healths().values()
+            )
+
+        self.listener.spin_until(done)
+        return healths()
+
+    def stamps(self, camera: str) -> list[int]:
+        return [message.header.stamp.sec - 1_700_000_000 for message in self.heard[camera]]
+
+    def close(self) -> None:
+        self.engine.permits.release(20)
+        self.inference.close(WAIT_S)
+        self.listener.__exit__()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def overlapping() -> Iterator[Rig]:
+    made = Rig(overlap=True)
+    yield made
+    made.close()
+
+
+def heard(rig: Rig, expected: dict[str, list[int]]) -> None:
+    rig.listener.spin_until(lambda: {c: rig.stamps(c) for c in CAMERAS} == expected)
+
+
+def test_frames_that_wait_together_are_inferred_together_and_each_is_its_cameras_newest(
+    rig: Rig,
+) -> None:
+    rig.hold("front", 1)
+    for camera, index in (("front", 2), ("left", 11), ("front", 3), ("right", 21), ("left", 12)):
+        rig.send(camera, index)
+    rig.let_go()
+    heard(rig, {"front": [1, 3], "left": [12], "right": [21]})
+    assert rig.engine.batches == [1, 3]
+    drops = {camera: rig.statistics[camera].snapshot().drops for camera in CAMERAS}
+    assert drops == {"front": {"replaced": 1}, "left": {"replaced": 1}, "right": {}}
+
+
+def test_a_call_takes_max_batch_frames_and_those_served_longest_ago_first(rig: Rig) -> None:
+    rig.values = dataclasses.replace(rig.values, max_batch=2)
+    rig.hold("front", 1)
+    for camera, index in (("front", 2), ("left", 11), ("right", 21)):
+        rig.send(camera, index)
+    rig.engine.permits.release()
+    heard(rig, {"front": [1], "left": [], "right": []})
+    rig.engine.permits.release()
+    heard(rig, {"front": [1], "left": [11], "right": [21]})
+    rig.engine.permits.release()
+    heard(rig, {"front": [1, 2], "left": [11], "right": [21]})
+    assert rig.engine.batches == [1, 2, 1]
+
+
+def test_frames_of_other_sizes_are_inferred_by_themselves(rig: Rig) -> None:
+    rig.hold("front", 1)
+    turned = {"width": HEIGHT, "height": 96, "step": 3 * HEIGHT}
+    for camera, index, changes in (("left", 11, turned), ("front", 2, {}), ("right", 21, {})):
+        rig.send(camera, index, **changes)
+    rig.let_go()
+    heard(rig, {"front": [1, 2], "left": [11], "right": [21]})
+    assert rig.engine.batches == [1, 1, 2]
+    assert (rig.heard["left"][0].width, rig.heard["left"][0].height) == (HEIGHT, 96)
+
+
+def test_a_call_for_several_that_fails_costs_no_frame_that_alone_succeeds(rig: Rig) -> None:
+    rig.engine.most = 1
+    rig.hold("front", 1)
+    for camera, index in (("front", 2), ("left", 11), ("right", 21)):
+        rig.send(camera, index)
+    rig.let_go()
+    heard(rig, {"front": [1, 2], "left": [11], "right": [21]})
+    assert rig.engine.batches == [1, 3, 1, 1, 1]
+    assert [rig.statistics[camera].snapshot().drops for camera in CAMERAS] == [{}, {}, {}]
+
+
+@pytest.mark.parametrize("spoil", [{"height": 0}, {"height": 1 << 31}, {"encoding": "rgb7"}])
+def test_a_bad_image_is_a_drop_of_its_camera_alone(rig: Rig, spoil: dict) -> None:
+    rig.hold("front", 1)
+    rig.send("left", 11, **spoil)
+    rig.send("right", 21)
+    rig.let_go()
+    heard(rig, {"front": [1], "left": [], "right": [21]})
+    rig.send("left", 12)
+    heard(rig, {"front": [1], "left": [12], "right": [21]})
+    healths = {camera: rig.statistics[camera].snapshot() for camera in CAMERAS}
+    assert sum(healths["left"].faults.values()) == 1
+    assert healths["right"].drops == healths["front"].drops == {}
+
+
+def test_all_cameras_in_a_call_are_seen_to_be_worked_on_and_given_up_together(rig: Rig) -> None:
+    rig.hold("front", 1)
+    rig.send("left", 11)
+    rig.send("right", 21)
+    rig.engine.permits.release()
+    assert rig.engine.started.acquire(timeout=WAIT_S)
+    rig.send("front", 2)
+    works = [rig.statistics[camera].snapshot().work_s for camera in CAMERAS]
+    assert [work_s is None for work_s in works] == [True, False, False]
+    assert rig.inference.close(0.05) is False
+    assert all(rig.statistics[camera].snapshot().work_s is None for camera in CAMERAS)
+    assert rig.statistics["front"].snapshot().drops == {"inactive": 1}
+
+
+def test_the_next_frame_is_converted_while_one_is_inferred(overlapping: Rig) -> None:
+    rig = overlapping
+    rig.hold("front", 1)
+    rig.send("left", 11, encoding="rgb7")
+    left = rig.statistics["left"]
+    rig.listener.spin_until(lambda: left.snapshot().drops == {"unknown_encoding": 1})
+    assert rig.engine.batches == [1]  # it is held all the while
+    rig.engine.permits.release(10)
+    heard(rig, {"front": [1], "left": [], "right": []})
+
+
+def test_a_frame_is_published_while_the_next_is_inferred_and_not_once_the_input_is_closed(
+    overlapping: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = overlapping
+    outputs = rig.inference.streams["front"].outputs
+    pack, packing, go_on = outputs.for_planners, threading.Event(), threading.Event()
+
+    def held(*arguments: object) -> dict:
+        packing.set()
+        assert go_on.wait(WAIT_S)
+        return pack(*arguments)
+
+    monkeypatch.setattr(outputs, "for_planners", held)
+    rig.engine.permits.release()
+    rig.hold("front", 1)
+    assert packing.wait(WAIT_S)
+    rig.hold("front", 2)  # the engine has started while the first one is on its way out
+    rig.inference.close_input()
+    go_on.set()
+    rig.engine.permits.release(10)
+    assert rig.settled()["front"].drops == {"inactive": 2}
+    rig.inference.open_input()
+    rig.hold("front", 3)
+    heard(rig, {"front": [3], "left": [], "right": []})
+
+
+def test_overlapping_frames_keep_their_order_and_their_camera(overlapping: Rig) -> None:
+    rig = overlapping
+    rig.engine.permits.release(1000)
+    for index in range(100):
+        for number, camera in enumerate(CAMERAS):
+            rig.send(camera, 1000 * number + index)
+        time.sleep(0.001)
+    healths = rig.settled()
+    rig.listener.drain()
+    for number, camera in enumerate(CAMERAS):
+        stamps = rig.stamps(camera)
+        assert stamps == sorted(set(stamps))
+        assert stamps[-1] == 1000 * number + 99  # the newest one always arrives
+        assert {stamp // 1000 for stamp in stamps} == {number}
+        assert set(healths[camera].drops) <= {"replaced"}
+
+
+def test_a_close_with_frames_on_every_stretch_of_the_way_loses_none(
+    overlapping: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = overlapping
+    outputs = rig.inference.streams["front"].outputs
+    pack, packing, go_on = outputs.for_planners, threading.Event(), threading.Event()
+
+    def held(*arguments: object) -> dict:
+        packing.set()
+        assert go_on.wait(WAIT_S)
+        return pack(*arguments)
+
+    monkeypatch.setattr(outputs, "for_planners", held)
+    rig.engine.permits.release(3)
+    rig.hold("front", 1)
+    assert packing.wait(WAIT_S)  # the first is held on its way out
+    rig.hold("left", 11)  # handed over
+    rig.hold("right", 21)  # inferred, and waits to be handed over
+    rig.send("front", 2)
+    assert rig.inference.close(0.1) is False
+    go_on.set()
+    healths = rig.settled()
+    assert [healths[camera].frames_out for camera in CAMERAS] == [0, 0, 0]
+    assert [healths[camera].drops["inactive"] for camera in CAMERAS] == [2, 1, 1]
