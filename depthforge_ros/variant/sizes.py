@@ -121,10 +121,12 @@ class DecoderSize:
 class DepthHeadSize:
     """Sizes of Depth Anything V2's DPT head, the encoder blocks it reads and the unit it gives.
 
-    focal_px: focal length, at the size of inference, of the one camera in whose metres the head
-    answers; an image tells the ratio of distance and focal length, not the distance (Metric3D,
-    arXiv 2307.10984), so the metres of other cameras follow by proportion. None: the head was
-    trained on one camera and answers in its metres whatever the lens.
+    focal_px: focal length in pixels of the network's input at which the output is in metres. An
+    image determines the ratio of distance and focal length only (Metric3D, arXiv 2307.10984), and
+    a transformer measures apparent size in patches, so the invariant is the focal length in
+    patches: a head tuned with focal length f px in patches of p px has focal_px = f / p * PATCH.
+    The output of other cameras is multiplied by their focal length over focal_px, and so is the
+    limit max_depth_m. None: the output is taken as metres for every camera.
     """
 
     features: int

@@ -87,7 +87,7 @@ def test_alternatives_change_what_they_name_and_nothing_else():
         "visual.registers: stored 0, expected 4",
         "depth_head.kind: stored relative, expected metric",
         "depth_head.max_depth_m: stored None, expected 80.0",
-        "depth_head.focal_px: stored None, expected 990.0",
+        "depth_head.focal_px: stored None, expected 1144.5",
     ]
 
 
