@@ -25,7 +25,7 @@ def installed_below_share(folder):
 
 setup(
     name=NAME,
-    version="0.1.0",
+    version="0.2.0",
     description="Semantic masks and depth images from cameras with DepthForge, for night and snow.",
     license="Apache-2.0",
     maintainer="DepthForge ROS maintainers",

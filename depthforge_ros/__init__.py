@@ -5,4 +5,4 @@ Where to start reading: ``frame.py`` (what goes in and out), ``network/depthforg
 network), ``pipeline.py`` (frame to prediction), ``ros/node/node.py`` (the node).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
