@@ -11,6 +11,7 @@ from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning import datasets
 from depthforge_ros.learning.ablation import Ablation
 from depthforge_ros.learning.augment import AugmentSettings
+from depthforge_ros.learning.label_ids import MapillaryMapping
 from depthforge_ros.learning.losses import LossSettings
 from depthforge_ros.learning.samples import SampleSource
 from depthforge_ros.learning.street_cache import HeldOutStreets, RenderSettings, StreetCache
@@ -36,6 +37,8 @@ class DatasetKind(Enum):
     GTA5 = "gta5"
     BDD100K = "bdd100k"
     MAPILLARY = "mapillary"
+    SYNTHIA = "synthia"
+    URBANSYN = "urbansyn"
     ACDC = "acdc"
     CAMVID = "camvid"
     FOLDER = "folder"
@@ -50,7 +53,7 @@ SPLITS = {
     DatasetKind.CITYSCAPES: ("train", "val"),
     DatasetKind.BDD100K: ("train", "val"),
     DatasetKind.MAPILLARY: ("training", "validation"),
-    DatasetKind.ACDC: ("train", "val"),
+    DatasetKind.ACDC: ("train", "val", "test"),
     DatasetKind.FOLDER: ("train", "val"),
 }
 """Splits by the names their folders have, for training and for validation; the others have none."""
@@ -69,15 +72,17 @@ SELECTABLE = {
 class DatasetSettings:
     """One data set of a mixture.
 
-    root: its folder. split: where it has splits. only: conditions or CamVid's sequences, all where
-    empty. weight: share of the samples drawn from it, relative to the others. frames: how many
-    held-out streets. render: streets to render into `root` while training runs.
+    root: its folder. split: if it has splits. only: conditions or CamVid's sequences, empty: all.
+    mapping: of Mapillary's label ids, `paper` if not given. weight: share of the samples drawn
+    from it, relative to the others. frames: number of held-out streets. render: streets to render
+    into `root` while training runs.
     """
 
     kind: DatasetKind
     root: Path = Path()
     split: str = ""
     only: tuple[str, ...] = ()
+    mapping: MapillaryMapping | None = None
     weight: float = 1.0
     frames: int = 36
     render: RenderSettings | None = None
@@ -90,6 +95,8 @@ class DatasetSettings:
         if self.split not in SPLITS.get(self.kind, ("",)):
             allowed = " or ".join(SPLITS.get(self.kind, ("none",)))
             raise ValueError(f"split of {self.kind.value} is {self.split!r}; expected {allowed}")
+        if self.mapping is not None and self.kind is not DatasetKind.MAPILLARY:
+            raise ValueError(f"mapping is for mapillary; this data set is {self.kind.value}")
         if self.only and self.kind not in SELECTABLE:
             raise ValueError(f"only is {list(self.only)}, but {self.kind.value} has no parts")
 
@@ -174,7 +181,11 @@ def open_dataset(settings: DatasetSettings) -> SampleSource:
         case DatasetKind.BDD100K:
             return datasets.bdd100k(root, split)
         case DatasetKind.MAPILLARY:
-            return datasets.mapillary(root, split)
+            return datasets.mapillary(root, split, settings.mapping or MapillaryMapping.PAPER)
+        case DatasetKind.SYNTHIA:
+            return datasets.synthia(root)
+        case DatasetKind.URBANSYN:
+            return datasets.urbansyn(root)
         case DatasetKind.ACDC:
             return datasets.acdc(root, split, only or datasets.ACDC_CONDITIONS)
         case DatasetKind.CAMVID:

@@ -1,59 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public data sets in the folder layouts they are published in.
 
-Each function lists one data set; nothing is read before a sample is asked for. `condition` is
-"clear" where a data set was taken in fair daylight, "mixed" where its files do not say.
-People's own images go through `folder`.
+Each function lists the files of one data set; images are read when a sample is requested.
+`condition` is "clear" for data sets taken in fair daylight, "mixed" if the files do not say. Use
+`folder` for images of your own.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from depthforge_ros.frame import UNLABELLED
 from depthforge_ros.learning import label_ids
-from depthforge_ros.learning.label_ids import ClassMerge
-from depthforge_ros.learning.samples import Sample, UnreadableImageError, read_labels, read_rgb
+from depthforge_ros.learning.label_ids import ClassMerge, MapillaryMapping
+from depthforge_ros.learning.samples import (
+    Sample,
+    UnreadableImageError,
+    read_ids,
+    read_ids_16bit,
+    read_labels,
+    read_rgb,
+)
 
 ACDC_CONDITIONS = ("fog", "night", "rain", "snow")
 
 
 class DatasetLayoutError(ValueError):
-    """A data set that is missing or only half unpacked; the message shows the expected tree."""
+    """The data set is missing or only partly unpacked; the message shows the expected tree."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one sample lies."""
+    """Files of one sample. label: None if the ground truth is not published."""
 
     image: Path
-    label: Path
+    label: Path | None
     condition: str
     name: str
 
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """Image and label files; label ids go through `table` [256].
+    """Image and label files. table: [256] from label id to trainId.
 
-    merge: the coarser classes to score in, where the data set cannot tell all trainIds apart.
+    merge: coarser classes to score in, if the data set does not distinguish all trainIds. read:
+    reads a label file as ids [H, W].
     """
 
     domain: str
     entries: tuple[Entry, ...]
     table: np.ndarray = field(repr=False)
     merge: ClassMerge | None = field(default=None, repr=False)
+    read: Callable[[Path], np.ndarray] = read_ids
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises UnreadableImageError, or ValueError where a label id is out of range."""
+        """Return sample `index`. Raise UnreadableImageError, or ValueError for an unknown id."""
         entry = self.entries[index]
-        rgb, labels = read_rgb(entry.image), read_labels(entry.label, self.table)
+        rgb = read_rgb(entry.image)
+        if entry.label is None:
+            labels = np.full(rgb.shape[:2], UNLABELLED, np.uint8)
+        else:
+            labels = read_labels(entry.label, self.table, self.read)
         if rgb.shape[:2] != labels.shape:
             raise UnreadableImageError(
                 f"{entry.image}: image is {list(rgb.shape[:2])}, its label {list(labels.shape)}"
@@ -101,28 +116,79 @@ def bdd100k(root: Path, split: str) -> FolderDataset:
     return FolderDataset("bdd100k", entries, label_ids.TRAIN_IDS)
 
 
-def mapillary(root: Path, split: str) -> FolderDataset:
-    """Mapillary Vistas (Neuhold et al., ICCV 2017), the 66 ids of v1.2. split: training,
-    validation. The v2.0 archive holds v1.2's labels too and is read where it is unpacked.
+def synthia(root: Path) -> FolderDataset:
+    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016), all of it."""
+    tree = """
+        RGB/0000000.png
+        GT/LABELS/0000000.png            (16 bit, the class in the first channel)"""
+    labels = root / "GT" / "LABELS"
+    entries = _pairs(
+        "synthia", root, tree, root / "RGB", "*.png", lambda p: labels / p.name, "mixed"
+    )
+    return FolderDataset("synthia", entries, label_ids.SYNTHIA, read=read_ids_16bit)
+
+
+def urbansyn(root: Path) -> FolderDataset:
+    """UrbanSyn (Gomez et al., 2023), all of it."""
+    tree = """
+        rgb/rgb_0001.png
+        ss/ss_0001.png"""
+
+    def label(image: Path) -> Path:
+        return root / "ss" / image.name.replace("rgb_", "ss_", 1)
+
+    entries = _pairs("urbansyn", root, tree, root / "rgb", "*.png", label, "clear")
+    return FolderDataset("urbansyn", entries, label_ids.URBANSYN)
+
+
+def mapillary(
+    root: Path, split: str, mapping: MapillaryMapping = MapillaryMapping.PAPER
+) -> FolderDataset:
+    """Mapillary Vistas (Neuhold et al., ICCV 2017). split: training, validation.
+
+    mapping: which label ids become which trainIds. The v1.2 labels are read from either archive.
     """
-    tree = f"""
+    if mapping is MapillaryMapping.V2:
+        tree = f"""
+        {split}/images/NAME.jpg
+        {split}/v2.0/labels/NAME.png
+        config_v2.0.json"""
+        labels = root / split / "v2.0" / "labels"
+    else:
+        tree = f"""
         {split}/images/NAME.jpg
         {split}/labels/NAME.png          (archive v1.2), or
         {split}/v1.2/labels/NAME.png     (archive v2.0)"""
-    labels = root / split / "labels"
-    if not labels.is_dir():
-        labels = root / split / "v1.2" / "labels"
+        labels = root / split / "labels"
+        if not labels.is_dir():
+            labels = root / split / "v1.2" / "labels"
     images = root / split / "images"
     entries = _pairs(
         "mapillary", root, tree, images, "*.jpg", lambda p: labels / f"{p.stem}.png", "mixed"
     )
-    return FolderDataset("mapillary", entries, label_ids.MAPILLARY)
+    if mapping is MapillaryMapping.V2:
+        table = label_ids.mapillary_v2(_label_names(root / "config_v2.0.json", tree))
+    else:
+        table = label_ids.MAPILLARY[mapping]
+    return FolderDataset("mapillary", entries, table)
+
+
+def _label_names(config: Path, tree: str) -> list[str]:
+    """Return the names of Mapillary's labels in id order. Raise DatasetLayoutError."""
+    try:
+        labels = json.loads(config.read_text("utf-8"))["labels"]
+        return [str(label["name"]) for label in labels]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetLayoutError(
+            f"mapillary: {config} does not list the labels ({error!r}); expected:{tree}"
+        ) from error
 
 
 def acdc(root: Path, split: str, conditions: tuple[str, ...] = ACDC_CONDITIONS) -> FolderDataset:
-    """ACDC (Sakaridis et al., ICCV 2021) by condition: fog, night, rain, snow. split: train, val.
+    """ACDC (Sakaridis et al., ICCV 2021) by condition: fog, night, rain, snow.
 
-    Raises ValueError for an unknown condition.
+    split: train, val or test; the ground truth of test is not published. Raise ValueError for an
+    unknown condition.
     """
     unknown = set(conditions) - set(ACDC_CONDITIONS)
     if unknown or not conditions:
@@ -135,7 +201,9 @@ def acdc(root: Path, split: str, conditions: tuple[str, ...] = ACDC_CONDITIONS) 
         gt/{condition}/{split}/SEQUENCE/SEQUENCE_frame_000247_gt_labelTrainIds.png"""
         labels = root / "gt" / condition / split
 
-        def label(image: Path, labels: Path = labels) -> Path:
+        def label(image: Path, labels: Path = labels) -> Path | None:
+            if split == "test":
+                return None
             stem = image.name.removesuffix(suffix)
             return labels / image.parent.name / f"{stem}_gt_labelTrainIds.png"
 
@@ -201,12 +269,12 @@ def _pairs(
     tree: str,
     images: Path,
     patterns: str | tuple[str, ...],
-    label_of: Callable[[Path], Path],
+    label_of: Callable[[Path], Path | None],
     condition: str | None,
 ) -> tuple[Entry, ...]:
-    """Every image that matches and its label. condition: None where its folder names it.
+    """Return every image that matches, and its label. condition: None: name of its folder.
 
-    Raises DatasetLayoutError where an image has no label.
+    Raise DatasetLayoutError if an image lacks its label.
     """
     expected = f"expected below {root}:{tree}"
     if not images.is_dir():
@@ -218,7 +286,7 @@ def _pairs(
             f"{domain}: nothing matches {' or '.join(globs)} in {images}; {expected}"
         )
     labels = [label_of(path) for path in paths]
-    missing = [label for label in labels if not label.is_file()]
+    missing = [label for label in labels if label is not None and not label.is_file()]
     if missing:
         raise DatasetLayoutError(
             f"{domain}: {len(missing)} of {len(paths)} images have no label, the first is "

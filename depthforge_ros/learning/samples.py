@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One labelled image, and the only place where labelled images are read from files."""
+"""One labelled image, and reading it from files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -97,29 +97,58 @@ def label_table(train_ids: Mapping[int, int], known: int) -> np.ndarray:
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """An image file as [H, W, 3] uint8 RGB. Raises UnreadableImageError."""
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UnreadableImageError(f"{path}: {error.strerror}") from error
+    """Return an image file as [H, W, 3] uint8 RGB. Raise UnreadableImageError."""
+    data = _file_bytes(path)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
         raise UnreadableImageError(f"{path}: not a readable image ({data.size} bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_labels(path: Path, table: np.ndarray) -> np.ndarray:
-    """A label image as [H, W] uint8 trainId. Paletted files give their indices, not colours.
+def _file_bytes(path: Path) -> np.ndarray:
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UnreadableImageError(f"{path}: {error.strerror}") from error
 
-    Raises UnreadableImageError for the file, ValueError for an id that `table` refuses.
+
+def read_ids(path: Path) -> np.ndarray:
+    """Return a label image as ids [H, W] uint8; a paletted file gives its indices, not colours.
+
+    Raise UnreadableImageError, or ValueError if the file is not 8-bit single channel.
     """
     try:
         with Image.open(path) as image:
             if image.mode not in ("L", "P"):
                 raise ValueError(f"{path}: label image has mode {image.mode}; expected 8-bit ids")
-            ids = np.asarray(image)  # [H, W]
+            return np.asarray(image)  # [H, W]
     except (OSError, SyntaxError) as error:  # Pillow reports broken PNG chunks as SyntaxError
         raise UnreadableImageError(f"{path}: {error}") from error
+
+
+def read_ids_16bit(path: Path) -> np.ndarray:
+    """Return the first (red) channel of a 16-bit RGB label image [H, W], as SYNTHIA stores ids.
+
+    Raise UnreadableImageError, or ValueError if the file has another format.
+    """
+    image = cv2.imdecode(_file_bytes(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise UnreadableImageError(f"{path}: not a readable image")
+    if image.dtype != np.uint16 or image.ndim != 3:
+        raise ValueError(
+            f"{path}: label image is {image.dtype} {list(image.shape)}; expected 16-bit RGB"
+        )
+    return image[..., 2].clip(0, 255).astype(np.uint8)  # OpenCV's order is blue, green, red
+
+
+def read_labels(
+    path: Path, table: np.ndarray, read: Callable[[Path], np.ndarray] = read_ids
+) -> np.ndarray:
+    """Return a label image as [H, W] uint8 trainId. read: reads the file as ids.
+
+    Raise UnreadableImageError for the file, ValueError for an id that `table` refuses.
+    """
+    ids = read(path)
     labels = table[ids]  # [H, W] int16
     if (labels == REFUSED).any():
         refused = sorted(set(ids[labels == REFUSED].tolist()))

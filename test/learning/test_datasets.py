@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every data set from a tiny tree in its published layout, with real PNG and JPEG files."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from depthforge_ros.learning import datasets, label_ids
+from depthforge_ros.learning.config import DatasetKind, DatasetSettings
+from depthforge_ros.learning.label_ids import MapillaryMapping
 from depthforge_ros.learning.samples import Skipped, UnreadableImageError, readable_samples
 
 HEIGHT, WIDTH = 24, 32
@@ -90,7 +93,68 @@ def test_mapillary_in_both_archives(tmp_path, labels):
     write_image(tmp_path / "validation/images/abc_-1.jpg")
     write_ids(tmp_path / f"validation/{labels}/abc_-1.png", [13, 24, 65, 22, 52, 8], palette=True)
     (sample,) = readable_samples(datasets.mapillary(tmp_path, "validation"), Skipped())
-    assert columns(sample, 6) == [0, 0, 255, 12, 18, 255]
+    assert columns(sample, 6) == [0, 0, 255, 12, 18, 0]
+    other = datasets.mapillary(tmp_path, "validation", MapillaryMapping.ROBUSTNET)
+    assert columns(other[0], 6) == [0, 0, 255, 12, 18, 255]
+
+
+def test_the_two_mapillary_mappings_differ_in_ten_unlabelled_ids_and_the_manhole() -> None:
+    paper = label_ids.MAPILLARY[MapillaryMapping.PAPER]
+    robustnet = label_ids.MAPILLARY[MapillaryMapping.ROBUSTNET]
+    road, sidewalk, pole, sign, void = 0, 1, 5, 7, 255
+    expected = dict.fromkeys((7, 8, 10, 14, 23), road) | {9: sidewalk, 11: sidewalk, 44: pole}
+    expected |= {46: sign, 49: sign}
+    different = {i: int(paper[i]) for i in np.flatnonzero(paper != robustnet).tolist()}
+    assert different == expected | {41: void}
+    assert all(robustnet[label_id] == void for label_id in expected)
+    assert robustnet[41] == road
+
+
+def test_mapillary_v2_goes_by_the_names_in_its_configuration(tmp_path: Path) -> None:
+    names = {
+        "animal--bird": 255, "construction--barrier--curb": 1, "construction--flat--road": 0,
+        "construction--flat--driveway": 255, "marking--discrete--arrow--left": 0,
+        "human--person--person-group": 11, "object--traffic-light--cyclists": 6,
+        "object--traffic-sign--temporary-front": 7, "object--sign--store": 255,
+        "object--vehicle--bicycle": 18, "object--support--pole-group": 5,
+    }  # fmt: skip
+    write_image(tmp_path / "validation/images/a.jpg")
+    write_ids(tmp_path / "validation/v2.0/labels/a.png", [*range(len(names))], palette=True)
+    with pytest.raises(datasets.DatasetLayoutError, match=r"config_v2\.0\.json does not list"):
+        datasets.mapillary(tmp_path, "validation", MapillaryMapping.V2)
+    config = {"labels": [{"name": name, "readable": name} for name in names]}
+    (tmp_path / "config_v2.0.json").write_text(json.dumps(config))
+    (sample,) = readable_samples(
+        datasets.mapillary(tmp_path, "validation", MapillaryMapping.V2), Skipped()
+    )
+    assert columns(sample, len(names)) == list(names.values())
+
+
+def test_synthia_reads_the_first_of_sixteen_bit_channels(tmp_path: Path) -> None:
+    write_image(tmp_path / "RGB/0000000.png")
+    ids = np.resize(np.array([3, 1, 22, 21, 0, 17], np.uint16), WIDTH)
+    label = np.zeros((HEIGHT, WIDTH, 3), np.uint16)
+    label[..., 2] = ids  # red, in OpenCV's order
+    label[..., 1] = 777  # the instance
+    path = tmp_path / "GT/LABELS/0000000.png"
+    path.parent.mkdir(parents=True)
+    assert cv2.imwrite(str(path), label)
+    source = datasets.synthia(tmp_path)
+    assert columns(source[0], 6) == [0, 10, 255, 3, 255, 12]
+    write_ids(path, [3])
+    with pytest.raises(ValueError, match=r"0000000\.png: label image is uint8.*expected 16-bit"):
+        source[0]
+
+
+def test_urbansyn_has_train_ids_and_nineteen_for_the_rest(tmp_path: Path) -> None:
+    write_image(tmp_path / "rgb/rgb_0001.png")
+    write_ids(tmp_path / "ss/ss_0001.png", [0, 18, 19])
+    assert columns(datasets.urbansyn(tmp_path)[0], 3) == [0, 18, 255]
+
+
+def test_mapping_is_mapillarys_alone() -> None:
+    with pytest.raises(ValueError, match="mapping is for mapillary; this data set is gta5"):
+        DatasetSettings(DatasetKind.GTA5, mapping=MapillaryMapping.PAPER)
 
 
 def test_acdc_keeps_the_condition(tmp_path):
