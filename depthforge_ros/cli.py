@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge VERB`: one command for everything that is not the node.
+"""`depthforge VERB`: every tool of the package but the node.
 
 A verb is a module with `configure(parser)` and `run(args) -> int`, imported only once it is
 chosen, so that `depthforge --help` answers without loading torch or rclpy.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process that infers on a CPU sets before PyTorch comes."""
+"""Thread and memory settings of a process that infers on a CPU, set before PyTorch is imported."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import os
 WAIT_POLICY, SPIN_COUNT = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 
 SPINS = 1000
-"""Looks that a waiting thread takes before it sleeps, some microseconds: about as long as the gaps
-between the operations of a small network, and nothing beside a slice of the scheduler's time."""
+"""Spins of a waiting thread before it sleeps. They last some microseconds: as long as the gaps between
+the operations of a small network, and much less than a time slice of the scheduler."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def calm_idle_threads() -> None:
-    """Let PyTorch's threads sleep soon after they have nothing to do, unless the user says how.
+    """Make idle OpenMP threads of PyTorch sleep after a short spin, unless the user set the policy.
 
-    By default they spin: beside a camera driver and a planner they take the very cores that the
-    thread they wait for needs. Sleeping at once costs as much: a small network has a thousand
-    operations, and each would have to wake them. It counts once PyTorch is imported, later. Other
-    OpenMP libraries than GNU's know the policy alone.
+    By default they spin for long and take cores from a camera driver or planner. Sleeping at once
+    is slow too: each of the thousand operations of a small network would have to wake them. The
+    setting takes effect when PyTorch is imported. OpenMP libraries other than GNU's know only the
+    policy.
     """
     if WAIT_POLICY not in os.environ:
         os.environ[WAIT_POLICY] = "PASSIVE"
@@ -30,8 +30,8 @@ def calm_idle_threads() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse the memory of images: the page faults of getting it anew outweigh a copy."""
+    """Make glibc keep freed image memory, because page faults of new memory cost more than a copy."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that every glibc takes; above 4K rgb8
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the maximum of every glibc; above 4K rgb8
         mallopt(M_TRIM_THRESHOLD, 512 << 20)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen dataclasses from plain data, strictly: every key known, every type right; and back.
+"""Builds frozen dataclasses from yaml with strict checks of keys and types, and converts them back.
 
-Variants, label sets and training configurations are all read through this.
+Variants, label sets and training configurations are read through this module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 Named = Mapping[type, Callable[[str], Any]]
-"""Types that may also be given by name, with the function that finds them."""
+"""Types that may also be given by name, with the function that loads them."""
 
 
 def read_yaml(path: Path, kind: type, named: Named) -> Any:
@@ -34,10 +34,10 @@ def read_yaml(path: Path, kind: type, named: Named) -> Any:
 
 
 def build(kind: Any, data: Any, where: str, named: Named) -> Any:
-    """A value of type `kind` from dicts, lists, numbers and strings.
+    """Return a value of type `kind` built from dicts, lists, numbers and strings.
 
-    where: how errors name the value. Numbers of type int are at least 0, floats finite. Raises
-    ValueError.
+    where: the name of the value in errors. Raises ValueError, also for a negative int or a float
+    that is not finite.
     """
     if isinstance(data, str) and kind in named:
         return named[kind](data)
@@ -94,7 +94,7 @@ def _build_dataclass(kind: Any, data: Any, where: str, named: Named) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Dicts, lists, numbers and strings with every field of a dataclass: what `build` reads."""
+    """Return the value as dicts, lists, numbers and strings, the inverse of `build`."""
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):

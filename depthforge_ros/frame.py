@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes into the perception pipeline and what comes out. Numpy only."""
+"""Input and output of the perception pipeline. Numpy only."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from enum import Enum
 import numpy as np
 
 UNLABELLED = 255
-"""Class id of a pixel that has no class, or whose class is not trusted."""
+"""Class id of a pixel without a class, or with a confidence below the threshold."""
 
 MIN_SIDE_PX = 16
 MAX_ASPECT = 8
 
 
 class DepthKind(Enum):
-    """What the numbers of a depth image mean; a planner must never have to guess."""
+    """Unit of a depth image."""
 
     METRIC = "metric"
     """Metres along the optical axis."""
@@ -29,10 +29,10 @@ class Frame:
     """One camera image.
 
     rgb: [H, W, 3] uint8. stamp_ns: acquisition time, nanoseconds. frame_id: the optical frame.
-    focal_px: focal length fx in pixels of this image; None where the camera is not calibrated.
+    focal_px: focal length fx in pixels of this image; None if the camera is not calibrated.
 
-    Raises ValueError where the image is not [H, W, 3] uint8, a side is shorter than 16 pixels,
-    or one side is more than 8 times the other: no street camera gives that, a corrupt header does.
+    Raises ValueError if the image is not [H, W, 3] uint8, a side is shorter than 16 pixels, or one
+    side is more than 8 times the other, which only a corrupt header gives.
     """
 
     rgb: np.ndarray
@@ -67,12 +67,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network sees in one frame; every image has the frame's stamp and optical frame.
+    """Labels, confidence and depth of one frame, with its stamp and optical frame.
 
     labels: [H, W] uint8 trainId, 255 unlabelled. confidence: [H, W] uint8, 255 = certain.
-    depth: [H, W] float32 in the unit that depth_kind names, or None where it was not asked for or
-    where metres need a focal length that the frame does not have; metric depth is NaN where
-    unknown and +Inf in the sky or beyond range (REP-117, REP-118).
+    depth: [H, W] float32 in the unit that depth_kind names, or None if it was not requested or
+    if metres need a focal length that the frame lacks. Metric depth is NaN if unknown and +Inf in
+    the sky or beyond range (REP-117, REP-118).
     """
 
     labels: np.ndarray

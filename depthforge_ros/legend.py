@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The colours of the classes with their names, and text on pictures. OpenCV only."""
+"""Draws class colours with names, and text on images. OpenCV only."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ DARK = 24
 
 
 def caption(text: str, width_px: int) -> np.ndarray:
-    """White text on a dark bar: [26, width, 3] uint8."""
+    """Return white text on a dark bar, [26, width, 3] uint8."""
     bar = np.full((LINE_PX, width_px, 3), DARK, np.uint8)
     write(bar, text, (8, 18))
     return bar
 
 
 def legend(labels: LabelSet, width_px: int) -> np.ndarray:
-    """The colour and name of every class: [h, width, 3] uint8."""
+    """Return a picture of the colour and name of every class, [h, width, 3] uint8."""
     columns = max(1, width_px // ENTRY_PX)
     rows = -(-len(labels) // columns)
     bar = np.full((rows * LINE_PX, width_px, 3), DARK, np.uint8)
@@ -33,7 +33,7 @@ def legend(labels: LabelSet, width_px: int) -> np.ndarray:
 
 
 def write(image: np.ndarray, text: str, at: tuple[int, int]) -> None:
-    """Write text into an rgb image, readable on any ground."""
+    """Write text with a shadow into an rgb image."""
     x, y = at
     for origin, colour in (((x + 1, y + 1), (0, 0, 0)), ((x, y), (255, 255, 255))):
         cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where files are, those that ship and those fetched or made later, and which file one is."""
+"""Finds shipped, fetched and compiled files, and hashes them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import os
 from pathlib import Path
 
 WEIGHTS_FOLDER = "DEPTHFORGE_WEIGHTS"
-"""Environment variable that names another folder for weights."""
+"""Environment variable: folder of weights."""
 
 ENGINES_FOLDER = "DEPTHFORGE_ENGINES"
-"""Environment variable that names another folder for compiled engines."""
+"""Environment variable: folder of compiled engines."""
 
 
 def shipped_folder(name: str) -> Path:
-    """The folder `models` or `config`: beside the package in a source tree, else in share/.
+    """Return the folder `models` or `config`, beside the package or in share/.
 
-    Raises FileNotFoundError where it is in neither, because the installation is broken.
+    Raises FileNotFoundError if it is in neither; the installation is broken then.
     """
     package = Path(__file__).resolve().parent
     places = [package.parent / name]
@@ -29,17 +29,17 @@ def shipped_folder(name: str) -> Path:
 
 
 def weights_folder() -> Path:
-    """Where fetched and converted weights are; it need not exist yet.
+    """Return the folder of fetched and converted weights; it may not exist yet.
 
-    DEPTHFORGE_WEIGHTS where that is set, else the user's cache (XDG Base Directory Specification).
+    DEPTHFORGE_WEIGHTS if set, else the user's cache (XDG Base Directory Specification).
     """
     return _folder(WEIGHTS_FOLDER, "weights")
 
 
 def engines_folder() -> Path:
-    """Where compiled engines are kept; it need not exist yet.
+    """Return the folder of compiled engines; it may not exist yet.
 
-    DEPTHFORGE_ENGINES where that is set, else the user's cache.
+    DEPTHFORGE_ENGINES if set, else the user's cache.
     """
     return _folder(ENGINES_FOLDER, "engines")
 
@@ -48,13 +48,13 @@ def _folder(variable: str, name: str) -> Path:
     if value := os.environ.get(variable):
         return Path(value).expanduser()
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not cache.is_absolute():  # the specification ignores relative ones
+    if not cache.is_absolute():  # the XDG specification ignores relative paths
         cache = Path.home() / ".cache"
     return cache / "depthforge_ros" / name
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal. Raises OSError."""
+    """Return the SHA-256 of a file in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
