@@ -10,8 +10,8 @@ import os
 WAIT_POLICY, SPIN_COUNT = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 
 SPINS = 1000
-"""Spins of a waiting thread before it sleeps. They last some microseconds: as long as the gaps between
-the operations of a small network, and much less than a time slice of the scheduler."""
+"""Spins of a waiting thread before it sleeps: some microseconds, as long as the gaps between the
+operations of a small network, and much less than a time slice of the scheduler."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -30,7 +30,7 @@ def calm_idle_threads() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep freed image memory, because page faults of new memory cost more than a copy."""
+    """Make glibc keep freed image memory; page faults of new memory cost more than a copy."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the maximum of every glibc; above 4K rgb8
