@@ -1,17 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calibration of a camera's images: what node and bag tools share to give metres."""
+"""From a prediction to the messages for planners: calibration, metres, range and confidence.
+
+Node and bag tools both use `CameraDepth`, so a bag annotated offline holds what the node publishes.
+"""
 
 from __future__ import annotations
 
-from sensor_msgs.msg import CameraInfo
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass, replace
 
-from depthforge_ros.frame import Frame
+import numpy as np
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from depthforge_ros.frame import DepthKind, Frame, Prediction
+from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
+from depthforge_ros.ros.messages import (
+    depth_message,
+    focal_px,
+    mono8_message,
+    scaled_camera_info,
+)
+from depthforge_ros.variant import Variant
 
 
 class CameraInfos:
     """The latest CameraInfo of each image geometry that was seen on the topic."""
 
-    MOST = 8
+    MAX_GEOMETRIES = 8
 
     def __init__(self) -> None:
         # Replaced as a whole, never changed: one thread adds while another looks.
@@ -23,8 +39,165 @@ class CameraInfos:
         height = (info.roi.height or info.height) // max(info.binning_y, 1)
         key = (info.header.frame_id, width, height)
         others = [(k, v) for k, v in self._latest.items() if k != key]
-        self._latest = dict([*others[-(self.MOST - 1) :], (key, info)])
+        self._latest = dict([*others[-(self.MAX_GEOMETRIES - 1) :], (key, info)])
 
     def matching(self, frame: Frame) -> CameraInfo | None:
-        """The latest one for the frame's optical frame and size."""
+        """Return the latest CameraInfo for the frame's optical frame and size, None without one."""
         return self._latest.get((frame.frame_id, frame.width, frame.height))
+
+
+@dataclass(frozen=True)
+class DepthLimits:
+    """What becomes unknown or out of range. 0 means no limit for both.
+
+    max_depth_m: farther than this is +Inf. min_confidence: 0..1, depth of less certain pixels is
+    NaN.
+    """
+
+    max_depth_m: float = 0.0
+    min_confidence: float = 0.0
+
+
+NO_LIMITS = DepthLimits()
+
+
+@dataclass(frozen=True)
+class DepthImages:
+    """Depth of one frame: [H, W] float32 each, or None.
+
+    inverse: inverse depth of a relative variant, NaN below the confidence limit. metres: along the
+    optical axis, by a metric variant or by the road, whatever the confidence: an obstacle of low
+    confidence is still an obstacle. certain_m: metres, NaN below the confidence limit. residual:
+    of the road's fit, see GroundFit. reason: why the road gives no metres.
+    """
+
+    inverse: np.ndarray | None = None
+    metres: np.ndarray | None = None
+    certain_m: np.ndarray | None = None
+    residual: float | None = None
+    reason: str = ""
+
+
+class CameraDepth:
+    """Calibration and depth of one camera, frame by frame.
+
+    camera_height_m: of the optical centre above the road; a relative variant then gives metres by
+    the road. 0: unknown. Raises ValueError where the height is not allowed.
+    """
+
+    def __init__(self, variant: Variant, camera_height_m: float = 0.0) -> None:
+        kind = variant.depth_head.kind
+        self.by_ground = kind is DepthKind.RELATIVE and camera_height_m > 0
+        self.has_metres = self.by_ground or kind is DepthKind.METRIC
+        self.needs_calibration = self.by_ground or variant.depth_head.focal_px is not None
+        settings = GroundSettings(camera_height_m) if self.by_ground else None
+        self._ground = GroundScale(settings, variant.labels) if settings else None
+        self._ground_source: Hashable = None
+        self._infos = CameraInfos()
+
+    def add(self, info: CameraInfo) -> None:
+        """Keep a CameraInfo for the frames that it describes."""
+        self._infos.add(info)
+
+    def calibrate(self, frame: Frame) -> tuple[Frame, CameraInfo | None]:
+        """Return the frame with its focal length, and the CameraInfo that fits it.
+
+        Both are as far as they are known: no CameraInfo fits, or K is zero, which means
+        uncalibrated.
+        """
+        info = self._infos.matching(frame)
+        return frame if info is None else replace(frame, focal_px=focal_px(info)), info
+
+    def __call__(
+        self,
+        frame: Frame,
+        seen: Prediction,
+        info: CameraInfo | None,
+        limits: DepthLimits,
+        source: Hashable,
+        *,
+        metres: bool = True,
+    ) -> DepthImages:
+        """Return the depth images of a frame that `calibrate` returned with `info`.
+
+        source: what produced the prediction, such as its settings. A pitch learned from one source,
+        optical frame or image size is not used for another. metres: False: skip the road's fit.
+        """
+        by_ground = DepthImages()
+        if metres and self._ground is not None:
+            by_ground = self._by_ground(frame, seen, info, source)
+        relative = seen.depth_kind is DepthKind.RELATIVE
+        depth_m = limited(by_ground.metres if relative else seen.depth, limits.max_depth_m)
+        certainty = seen.confidence, limits.min_confidence
+        return replace(
+            by_ground,
+            inverse=where_certain(seen.depth, *certainty) if relative else None,
+            metres=depth_m,
+            certain_m=where_certain(depth_m, *certainty),
+        )
+
+    def _by_ground(
+        self, frame: Frame, seen: Prediction, info: CameraInfo | None, source: Hashable
+    ) -> DepthImages:
+        """Relative depth in metres by the road, or the reason why the road gives none."""
+        if info is None or frame.focal_px is None:
+            return DepthImages()
+        source = (source, frame.frame_id, frame.width, frame.height)
+        if source != self._ground_source:
+            self._ground.reset()
+            self._ground_source = source
+        try:
+            depth_m, fit = self._ground.metres(seen, intrinsics(info, seen))
+        except NoGroundError as error:
+            return DepthImages(reason=str(error))
+        return DepthImages(metres=depth_m, residual=fit.residual)
+
+
+def intrinsics(info: CameraInfo, seen: Prediction) -> np.ndarray:
+    """K [3, 3] in pixels of the prediction's size."""
+    height, width = seen.labels.shape
+    return scaled_camera_info(info, width, height).k.reshape(3, 3)
+
+
+def limited(depth_m: np.ndarray | None, max_depth_m: float) -> np.ndarray | None:
+    """Metres [H, W] with +Inf beyond max_depth_m (REP-117), 0: no limit. NaN (unknown) stays."""
+    if depth_m is None or max_depth_m == 0:
+        return depth_m
+    return np.where(depth_m > max_depth_m, np.float32(np.inf), depth_m)  # [H, W]
+
+
+def where_certain(
+    depth: np.ndarray | None, confidence: np.ndarray, threshold: float
+) -> np.ndarray | None:
+    """Depth [H, W] with NaN where confidence [H, W] uint8, of 255, is below the threshold, of 1."""
+    if depth is None or threshold == 0:
+        return depth
+    return np.where(confidence < 255 * threshold, np.float32(np.nan), depth)  # [H, W]
+
+
+def planner_messages(
+    requested: Collection[str],
+    header: Header,
+    seen: Prediction,
+    depth: DepthImages,
+    info: CameraInfo | None,
+) -> dict[str, Image | CameraInfo]:
+    """Messages by the names of their topics: masks, depth and CameraInfo of the prediction's size.
+
+    Without those that are not requested and those of which nothing is known. The header is the
+    image's.
+    """
+    messages: dict[str, Image | CameraInfo] = {}
+    if "semantic" in requested:
+        messages["semantic"] = mono8_message(header, seen.labels)
+    if "confidence" in requested:
+        messages["confidence"] = mono8_message(header, seen.confidence)
+    for name, image in (("depth", depth.certain_m), ("inverse_depth", depth.inverse)):
+        if name in requested and image is not None:
+            messages[name] = depth_message(header, image)
+    if "camera_info" in requested and info is not None:
+        height, width = seen.labels.shape
+        scaled = scaled_camera_info(info, width, height)
+        scaled.header = header
+        messages["camera_info"] = scaled
+    return messages

@@ -388,7 +388,9 @@ def test_a_run_that_failed_is_resumed_by_the_same_job_only(tmp_path: Path) -> No
         (source, {"mode": Mode.SLIDE}, {}, "mode was 'whole' and is now 'slide'"),
         (source, {}, {"weights": "ab"}, "weights was None and is now 'ab'"),
     ):
-        with pytest.raises(BagError, match=rf"started differently: {difference}\. Run it"):
+        with pytest.raises(
+            BagError, match=rf"started with other settings: {difference}\. Use those"
+        ):
             annotate_bag(bag, tmp_path / "out", pipeline(**settings), job=job)
     moved = source.rename(tmp_path / "moved")  # where it lies makes no difference
     summary = annotate_bag(moved, tmp_path / "out", pipeline())

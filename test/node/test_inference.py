@@ -22,8 +22,8 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depthforge_ros.pipeline import Pipeline
+from depthforge_ros.ros.metric import limited, where_certain
 from depthforge_ros.ros.node.inference import Inference, load_pipeline
-from depthforge_ros.ros.node.outputs import limited, where_certain
 from depthforge_ros.ros.node.parameters import OUTPUTS, Parameters
 from depthforge_ros.ros.node.spatial_outputs import POINT
 from depthforge_ros.ros.node.statistics import Health, Statistics

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,10 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CameraInfo
 from tqdm import tqdm
 
-from depthforge_ros.frame import DepthKind, Prediction
-from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
+from depthforge_ros.frame import DepthKind
 from depthforge_ros.ros.bags.reader import (
     IMAGE_TYPES,
     BagError,
-    Topic,
     bag_messages,
     bag_topics,
     frame_from_raw,
@@ -36,19 +34,13 @@ from depthforge_ros.ros.bags.reader import (
     own_topic,
 )
 from depthforge_ros.ros.bags.resumable_writer import SegmentedBag
-from depthforge_ros.ros.messages import (
-    BadImage,
-    depth_message,
-    focal_px,
-    labels_message,
-    mono8_message,
-    scaled_camera_info,
-)
-from depthforge_ros.ros.metric import CameraInfos
+from depthforge_ros.ros.messages import BadImage, labels_message
+from depthforge_ros.ros.metric import NO_LIMITS, CameraDepth, DepthLimits, planner_messages
 
 if TYPE_CHECKING:  # torch takes seconds to load, and nothing here needs it by itself
     from std_msgs.msg import Header
 
+    from depthforge_ros.frame import Frame
     from depthforge_ros.pipeline import Pipeline
 
 IMAGE_TYPE = "sensor_msgs/msg/Image"
@@ -102,15 +94,13 @@ class Camera:
     info_topic: str | None
     prefix: str
 
-    def outputs(self, depth_kind: DepthKind, by_ground: bool) -> list[Topic]:
-        """The topics that this camera adds to the bag."""
-        depth = ["depth"] if depth_kind is DepthKind.METRIC or by_ground else []
-        depth += ["inverse_depth"] if depth_kind is DepthKind.RELATIVE else []
-        images = ("semantic", "confidence", *depth)
-        topics = [own_topic(f"{self.prefix}/{name}", IMAGE_TYPE) for name in images]
-        if self.info_topic is not None:
-            topics.append(own_topic(f"{self.prefix}/camera_info", INFO_TYPE))
-        return topics
+    def outputs(self, depth_kind: DepthKind, has_metres: bool) -> dict[str, str]:
+        """Return name and type of the topics that this camera adds to the bag."""
+        names = ["semantic", "confidence"]
+        names += ["depth"] if has_metres else []
+        names += ["inverse_depth"] if depth_kind is DepthKind.RELATIVE else []
+        types = dict.fromkeys(names, IMAGE_TYPE)
+        return types if self.info_topic is None else {**types, "camera_info": INFO_TYPE}
 
 
 def annotate_bag(
@@ -122,6 +112,7 @@ def annotate_bag(
     job: Mapping[str, Any] | None = None,
     namespace: str = "/depthforge",
     camera_height_m: float = 0.0,
+    limits: DepthLimits = NO_LIMITS,
     storage: str = "mcap",
     segment_bytes: int = 512 * MIB,
     progress: bool = True,
@@ -142,13 +133,15 @@ def annotate_bag(
     kind = variant.depth_head.kind
     if camera_height_m and kind is DepthKind.METRIC:
         raise ValueError(f"camera_height_m is {camera_height_m}; {variant.name} is metric without")
-    ground = GroundSettings(camera_height_m) if camera_height_m else None
     with open_bag(source) as reader:
         cameras = find_cameras(reader, topics, namespace)
         labels_topic = f"{namespace}/labels"
+        depths = {camera.topic: CameraDepth(variant, camera_height_m) for camera in cameras}
+        outputs = {c.topic: c.outputs(kind, depths[c.topic].has_metres) for c in cameras}
         added = [own_topic(labels_topic, LABELS_TYPE, latched=True)]
         for camera in cameras:
-            added += camera.outputs(kind, ground is not None)
+            types = outputs[camera.topic].items()
+            added += [own_topic(f"{camera.prefix}/{name}", kind) for name, kind in types]
         recorded = bag_topics(reader)
         taken = {topic.name for topic in recorded} & {topic.name for topic in added}
         if taken:
@@ -165,6 +158,8 @@ def annotate_bag(
             "confidence_threshold": settings.confidence_threshold,
             "full_size": settings.full_size,
             "camera_height_m": camera_height_m,
+            "max_depth_m": limits.max_depth_m,
+            "depth_confidence_threshold": limits.min_confidence,
             **(job or {}),
         }
         bag = SegmentedBag(
@@ -181,7 +176,7 @@ def annotate_bag(
             tqdm(total=images, unit="image", disable=not progress) as bar,
         ):
             bar.update(bag.progress["images"])
-            writer = _Annotator(bag, pipeline, cameras, ground, bar)
+            writer = _Annotator(bag, pipeline, cameras, depths, outputs, limits, bar)
             writer.look_ahead(reader)
             for position, (connection, time_ns, raw) in enumerate(bag_messages(reader)):
                 if position < bag.progress["messages"]:
@@ -208,16 +203,20 @@ class _Annotator:
         bag: SegmentedBag,
         pipeline: Pipeline,
         cameras: Sequence[Camera],
-        ground: GroundSettings | None,
+        depths: Mapping[str, CameraDepth],
+        outputs: Mapping[str, Mapping[str, str]],
+        limits: DepthLimits,
         bar: tqdm,
     ) -> None:
         self._bag = bag
         self._pipeline = pipeline
         self._cameras = {camera.topic: camera for camera in cameras}
         self._bar = bar
-        self._infos = {c.info_topic: CameraInfos() for c in cameras if c.info_topic}
-        labels = pipeline.engine.variant.labels
-        self._grounds = {c.topic: GroundScale(ground, labels) for c in cameras if ground}
+        self._depths, self._outputs, self._limits = depths, outputs, limits
+        self._infos: dict[str, list[CameraDepth]] = {}
+        for camera in cameras:
+            if camera.info_topic is not None:
+                self._infos.setdefault(camera.info_topic, []).append(depths[camera.topic])
 
     def look_ahead(self, reader: Reader) -> None:
         """Learn the first CameraInfo of each camera: images may be recorded before it."""
@@ -229,7 +228,9 @@ class _Annotator:
         """Learn from a message without writing anything."""
         if kind == INFO_TYPE and topic in self._infos and raw:
             try:
-                self._infos[topic].add(deserialize_message(raw, CameraInfo))
+                info = deserialize_message(raw, CameraInfo)
+                for depth in self._infos[topic]:
+                    depth.add(info)
             except RuntimeError as error:
                 self._bar.write(f"{topic}: unreadable CameraInfo: {error}", file=sys.stderr)
 
@@ -243,10 +244,8 @@ class _Annotator:
         progress = self._bag.progress
         try:
             frame, header = frame_from_raw(kind, raw)
-            info = self._infos[camera.info_topic].matching(frame) if camera.info_topic else None
-            if info is not None:
-                frame = replace(frame, focal_px=focal_px(info))
-            self._write(camera, header, self._pipeline(frame), info, time_ns)
+            frame, info = self._depths[topic].calibrate(frame)
+            self._write(camera, header, frame, info, time_ns)
             progress["frames"] += 1
         except BadImage as error:
             progress[f"refused {error.cause}"] += 1
@@ -256,38 +255,20 @@ class _Annotator:
         self._bar.update()
 
     def _write(
-        self,
-        camera: Camera,
-        header: Header,
-        seen: Prediction,
-        info: CameraInfo | None,
-        time_ns: int,
+        self, camera: Camera, header: Header, frame: Frame, info: CameraInfo | None, time_ns: int
     ) -> None:
-        results = {
-            "semantic": mono8_message(header, seen.labels),
-            "confidence": mono8_message(header, seen.confidence),
-        }
+        """Infer a frame and write the results, those that the node publishes for planners."""
+        pipeline, depths = self._pipeline, self._depths[camera.topic]
+        seen = pipeline(frame)
+        depth = depths(frame, seen, info, self._limits, pipeline.settings)
         if seen.depth is None:
             self._bag.progress["without depth"] += 1
-        else:
-            name = "depth" if seen.depth_kind is DepthKind.METRIC else "inverse_depth"
-            results[name] = depth_message(header, seen.depth)
-        if info is not None:
-            height, width = seen.labels.shape
-            scaled = scaled_camera_info(info, width, height)
-            scaled.header = header
-            results["camera_info"] = scaled
-        if camera.topic in self._grounds:
-            try:
-                if info is None:
-                    raise NoGroundError("no CameraInfo fits the image")
-                depth_m, _ = self._grounds[camera.topic].metres(seen, scaled.k.reshape(3, 3))
-                results["depth"] = depth_message(header, depth_m)
-            except NoGroundError:
-                self._bag.progress["without metres"] += 1
-        for name, message in results.items():
-            kind = INFO_TYPE if name == "camera_info" else IMAGE_TYPE
-            self._bag.write(f"{camera.prefix}/{name}", kind, time_ns, serialize_message(message))
+        if depths.by_ground and depth.metres is None:
+            self._bag.progress["without metres"] += 1
+        types = self._outputs[camera.topic]
+        for name, message in planner_messages(types, header, seen, depth, info).items():
+            raw = serialize_message(message)
+            self._bag.write(f"{camera.prefix}/{name}", types[name], time_ns, raw)
 
 
 def find_cameras(reader: Reader, topics: Sequence[str], namespace: str) -> list[Camera]:

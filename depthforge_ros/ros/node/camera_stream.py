@@ -9,32 +9,22 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from depthforge_ros.condition import condition_of
-from depthforge_ros.frame import DepthKind, Frame, Prediction
-from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
+from depthforge_ros.frame import Frame, Prediction
 from depthforge_ros.ros.messages import (
     BadImage,
-    focal_px,
     frame_from_compressed,
     frame_from_image,
-    scaled_camera_info,
     stamp_ns,
 )
-from depthforge_ros.ros.metric import CameraInfos
+from depthforge_ros.ros.metric import CameraDepth, DepthImages, DepthLimits, intrinsics
 from depthforge_ros.ros.node.frames_in_flight import Job, Received
-from depthforge_ros.ros.node.outputs import (
-    Outputs,
-    limited,
-    where_certain,
-    within_range,
-)
+from depthforge_ros.ros.node.outputs import Outputs
 from depthforge_ros.ros.node.parameters import Parameters
 from depthforge_ros.ros.node.spatial_outputs import Spatial
 from depthforge_ros.ros.node.stamp_check import Freshness, Refusal, judge_age, served_age_s
@@ -52,15 +42,6 @@ from depthforge_ros.ros.node.worker import RateLimit
 from depthforge_ros.variant import Variant
 
 LOG_PERIOD_S = 5.0
-
-
-@dataclass(frozen=True)
-class Metres:
-    """Depth [H, W] by the road and the residual of the fit, or the reason why there is none."""
-
-    depth_m: np.ndarray | None = None
-    residual: float | None = None
-    reason: str = ""
 
 
 class Stream:
@@ -81,23 +62,23 @@ class Stream:
     ) -> None:
         self.camera = camera
         self.statistics = statistics
-        kind = variant.depth_head.kind
-        height_m = values().camera_height_m
-        by_ground = kind is DepthKind.RELATIVE and height_m > 0
-        self._ground = GroundScale(GroundSettings(height_m), variant.labels) if by_ground else None
-        self._ground_sees: tuple | None = None
-        metric = by_ground or kind is DepthKind.METRIC
-        self._spatial = Spatial(values(), variant.labels) if metric else None
+        self._depth = CameraDepth(variant, values().camera_height_m)
+        self._spatial = Spatial(values(), variant.labels) if self._depth.has_metres else None
         spatial = {} if self._spatial is None else self._spatial.topics
         labels = variant.labels.painted(values().colors())
         self.outputs = Outputs(
-            node, labels, kind, by_ground=by_ground, spatial=spatial, camera=camera
+            node,
+            labels,
+            variant.depth_head.kind,
+            by_ground=self._depth.by_ground,
+            spatial=spatial,
+            camera=camera,
         )
         # The outputs in metres.
         self._metric = {"depth", *spatial}
         # The outputs that need to know the camera.
         self._calibrated = {"camera_info", *spatial}
-        if by_ground or variant.depth_head.focal_px is not None:
+        if self._depth.needs_calibration:
             self._calibrated.add("depth")
         self._node = node
         # One of its own, so that what is said of one camera does not silence another.
@@ -105,7 +86,6 @@ class Stream:
         self._logger = logger.get_child(camera) if camera else logger
         self._values = values
         self._submit = submit
-        self._camera_infos = CameraInfos()
         self._rate_limit = RateLimit()
         self._freshness = Freshness()
         # Whoever publishes holds the lock, so that nothing follows once `close_input` returned.
@@ -142,7 +122,7 @@ class Stream:
 
     def receive_camera_info(self, message: CameraInfo) -> None:
         """Keep it for the frames that it describes."""
-        self._camera_infos.add(message)
+        self._depth.add(message)
 
     def prepare(self, received: Received) -> Job | None:
         """The message as a frame, with what is to be done; None where there is nothing to do.
@@ -160,9 +140,9 @@ class Stream:
         message = received.message
         compressed = isinstance(message, CompressedImage)
         frame = frame_from_compressed(message) if compressed else frame_from_image(message)
-        info = self._fitting_camera_info(frame) if requested & self._calibrated else None
-        if info is not None:
-            frame = replace(frame, focal_px=focal_px(info))
+        info = None
+        if requested & self._calibrated:
+            frame, info = self._calibrate(frame)
         return Job(received, frame, requested, bool(requested & self.outputs.depth_topics), info)
 
     def too_old(self, received: Received) -> bool:
@@ -177,21 +157,19 @@ class Stream:
         """Publish what the network sees, inferred by `values`, in the order of the frames."""
         received, requested, frame, info = job.received, job.requested, job.frame, job.info
         header = received.message.header
-        metres = self._metres(job, seen, values) if requested & self._metric else Metres()
-        if values.max_depth_m > 0:
-            seen = within_range(seen, values.max_depth_m)
-            metres = replace(metres, depth_m=limited(metres.depth_m, values.max_depth_m))
-        threshold = values.depth_confidence_threshold
-        certain = replace(seen, depth=where_certain(seen.depth, seen.confidence, threshold))
-        certain_m = where_certain(metres.depth_m, seen.confidence, threshold)
-        messages = self.outputs.for_planners(requested, header, certain, info, certain_m)
-        depths = (
-            (seen.depth, certain.depth) if self._ground is None else (metres.depth_m, certain_m)
+        depth = self._depth(
+            frame,
+            seen,
+            info,
+            DepthLimits(values.max_depth_m, values.depth_confidence_threshold),
+            (received.opening, values.pipeline_settings()),
+            metres=bool(requested & self._metric),
         )
-        messages |= self._spatial_messages(job, seen, *depths)
-        withheld = self._withheld(requested, messages, frame, info, metres)
+        messages = self.outputs.for_planners(requested, header, seen, depth, info)
+        messages |= self._spatial_messages(job, seen, depth)
+        withheld = self._withheld(requested, messages, frame, info, depth.reason)
         self.statistics.stage(PUBLISHING)
-        if not self._publish(messages, received, withheld, metres.residual):
+        if not self._publish(messages, received, withheld, depth.residual):
             self.statistics.drop(INACTIVE)
             return
         latency_ns = time.monotonic_ns() - received.arrival_ns
@@ -239,46 +217,19 @@ class Stream:
                 f"a published frame could not be drawn: {text}", throttle_duration_sec=LOG_PERIOD_S
             )
 
-    def _metres(self, job: Job, seen: Prediction, values: Parameters) -> Metres:
-        """Relative depth in metres, by the road, or the reason why the road gives none."""
-        frame, info = job.frame, job.info
-        if self._ground is None or info is None or frame.focal_px is None:
-            return Metres()
-        height, width = seen.labels.shape
-        # What the road has shown of a camera is that camera's, through those settings.
-        sees = (
-            job.received.opening,
-            frame.frame_id,
-            frame.width,
-            frame.height,
-            values.pipeline_settings(),
-        )
-        if sees != self._ground_sees:
-            self._ground.reset()
-            self._ground_sees = sees
-        intrinsics = scaled_camera_info(info, width, height).k.reshape(3, 3)
-        try:
-            depth_m, fit = self._ground.metres(seen, intrinsics)
-        except NoGroundError as error:
-            return Metres(reason=str(error))
-        return Metres(depth_m, fit.residual)
-
-    def _spatial_messages(
-        self,
-        job: Job,
-        seen: Prediction,
-        depth_m: np.ndarray | None,
-        certain_m: np.ndarray | None,
-    ) -> dict[str, Any]:
+    def _spatial_messages(self, job: Job, seen: Prediction, depth: DepthImages) -> dict[str, Any]:
         """Return points and grid, if requested, calibrated and in metres."""
         calibrated = job.info is not None and job.frame.focal_px is not None
-        if self._spatial is None or depth_m is None or certain_m is None or not calibrated:
+        if self._spatial is None or depth.metres is None or not calibrated:
             return {}
-        height, width = seen.labels.shape
-        intrinsics = scaled_camera_info(job.info, width, height).k.reshape(3, 3)
-        header, frame = job.received.message.header, job.frame
         return self._spatial.messages(
-            job.requested, header, frame, seen, depth_m, certain_m, intrinsics
+            job.requested,
+            job.received.message.header,
+            job.frame,
+            seen,
+            depth.metres,
+            depth.certain_m,
+            intrinsics(job.info, seen),
         )
 
     def _withheld(
@@ -287,23 +238,24 @@ class Stream:
         messages: dict[str, Any],
         frame: Frame,
         info: CameraInfo | None,
-        metres: Metres,
+        reason: str,
     ) -> dict[str, str]:
-        """Why the requested outputs that need to know the camera are not among the messages."""
-        reason = metres.reason
+        """Return why requested outputs that need calibration are not among the messages.
+
+        reason: why the road gives no metres.
+        """
         if frame.focal_px is None:
             reason = _no_camera_info(frame, info)
         missing = sorted((requested & self._calibrated) - messages.keys())
         return dict.fromkeys(missing, reason)
 
-    def _fitting_camera_info(self, frame: Frame) -> CameraInfo | None:
-        """The frame's CameraInfo or None; counted and said where there is none or K is zero."""
-        info = self._camera_infos.matching(frame)
-        if info is not None and focal_px(info) is not None:
-            return info
-        self.statistics.camera_info_missing()
-        self._logger.warning(_no_camera_info(frame, info), throttle_duration_sec=LOG_PERIOD_S)
-        return info
+    def _calibrate(self, frame: Frame) -> tuple[Frame, CameraInfo | None]:
+        """Return the frame calibrated, and its CameraInfo; count and log if that fails."""
+        frame, info = self._depth.calibrate(frame)
+        if frame.focal_px is None:
+            self.statistics.camera_info_missing()
+            self._logger.warning(_no_camera_info(frame, info), throttle_duration_sec=LOG_PERIOD_S)
+        return frame, info
 
     def _clock_ns(self) -> int:
         """ROS time; 0 where use_sim_time is set and no /clock has come yet.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -20,13 +19,11 @@ from depthforge_ros.legend import legend
 from depthforge_ros.ros.messages import (
     ABSENT,
     LabelInfo,
-    depth_message,
     label_info_message,
     labels_message,
-    mono8_message,
     rgb8_message,
-    scaled_camera_info,
 )
+from depthforge_ros.ros.metric import DepthImages, planner_messages
 from depthforge_ros.ros.node.camera_names import UNNAMED, topic_of
 from depthforge_ros.variant import LabelSet
 
@@ -138,29 +135,11 @@ class Outputs:
         requested: frozenset[str],
         header: Header,
         seen: Prediction,
+        depth: DepthImages,
         info: CameraInfo | None,
-        by_ground_m: np.ndarray | None,
     ) -> dict[str, Image | CameraInfo]:
-        """Messages of the requested outputs that a planner reads.
-
-        info: what fits the frame. by_ground_m: [H, W] float32 metres of relative depth, where the
-        road gave them.
-        """
-        messages: dict[str, Image | CameraInfo] = {}
-        if "semantic" in requested:
-            messages["semantic"] = mono8_message(header, seen.labels)
-        if "confidence" in requested:
-            messages["confidence"] = mono8_message(header, seen.confidence)
-        if self.depth_topic in requested and seen.depth is not None:
-            messages[self.depth_topic] = depth_message(header, seen.depth)
-        if "depth" in requested and by_ground_m is not None:
-            messages["depth"] = depth_message(header, by_ground_m)
-        if "camera_info" in requested and info is not None:
-            height, width = seen.labels.shape
-            scaled = scaled_camera_info(info, width, height)
-            scaled.header = header
-            messages["camera_info"] = scaled
-        return messages
+        """Messages of the requested outputs, but for those that `for_people` makes."""
+        return planner_messages(requested, header, seen, depth, info)
 
     def for_people(
         self,
@@ -191,29 +170,6 @@ class Outputs:
 def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Colours of labels [H, W] by a palette [256, 3] uint8: [H, W, 3] uint8."""
     return np.take(palette, labels, axis=0)  # [H, W, 3]
-
-
-def within_range(seen: Prediction, max_depth_m: float) -> Prediction:
-    """The same with metric depth `limited`; inverse depth has no metres and stays as it is."""
-    if seen.depth_kind is DepthKind.RELATIVE:
-        return seen
-    return replace(seen, depth=limited(seen.depth, max_depth_m))
-
-
-def where_certain(
-    depth: np.ndarray | None, confidence: np.ndarray, threshold: float
-) -> np.ndarray | None:
-    """Depth [H, W] with NaN where confidence [H, W] uint8, of 255, is below the threshold, of 1."""
-    if depth is None or threshold == 0:
-        return depth
-    return np.where(confidence < 255 * threshold, np.float32(np.nan), depth)  # [H, W]
-
-
-def limited(depth_m: np.ndarray | None, max_depth_m: float) -> np.ndarray | None:
-    """Metres [H, W] with +Inf for what is farther (REP-117); NaN, which is unknown, stays."""
-    if depth_m is None:
-        return None
-    return np.where(depth_m > max_depth_m, np.float32(np.inf), depth_m)  # [H, W]
 
 
 def overlaid(rgb: np.ndarray, color: np.ndarray, labels: np.ndarray, opacity: float) -> np.ndarray:
