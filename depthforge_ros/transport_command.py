@@ -10,6 +10,7 @@ import argparse
 import re
 from pathlib import Path
 
+from depthforge_ros.image_size import parse_size
 from depthforge_ros.resources import shipped_folder
 
 MIB = 1 << 20
@@ -66,14 +67,6 @@ def profile(width: int, height: int, cameras: int) -> str:
     return text
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """Width and height of `WxH`, pixels. Raises ValueError."""
-    found = re.fullmatch(r"(\d{2,5})x(\d{2,5})", text.lower())
-    if found is None:
-        raise ValueError(f"the size is {text!r}; expected WIDTHxHEIGHT, such as 1920x1080")
-    return int(found[1]), int(found[2])
-
-
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `depthforge transport`."""
     parser.add_argument("--size", default="1920x1080", metavar="WxH", help="of the largest images")
@@ -83,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the profile; 0. Raises ValueError, and FileExistsError for `--out`."""
-    text = profile(*image_size(args.size), args.cameras)
+    text = profile(*parse_size(args.size, "--size"), args.cameras)
     if args.out is None:
         print(text, end="")
         return 0

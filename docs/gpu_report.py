@@ -30,7 +30,7 @@ FILE = "FILE"
 
 def steps(variant: str, shape: str, device: str) -> list[tuple[str, str]]:
     """Titles and commands of `depthforge`, in the order in which they run."""
-    height, width = shape.split("x")
+    width, height = shape.split("x")
     engines = f"--shape {shape} --device {device} --report {FILE}"
     topic = f"--variant {variant} --checkpoint untrained --device {device} --seconds 30"
     large = f"{topic} --size {width}x{height} --rate 60 --set image_size={width}x{height}"
@@ -58,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("gpu.md"), help="to write")
     parser.add_argument("--variant", default="dinov2_l", help="network beside nano")
-    parser.add_argument("--shape", default="512x1024", help="HEIGHTxWIDTH of its images")
+    parser.add_argument("--shape", default="1024x512", help="WIDTHxHEIGHT of its images")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
     parser.add_argument("--only", default="", help="steps whose title has this in it")
     args = parser.parse_args()

@@ -22,6 +22,8 @@ from depthforge_ros.benchmark.machine import matmul_flops_per_s, processor
 from depthforge_ros.benchmark.settings import SETTINGS, Prepared, countable, prepare
 from depthforge_ros.benchmark.stages import STAGES, stage_flops, stage_seconds
 from depthforge_ros.engine.build import load_network, pick_device
+from depthforge_ros.engine.shape import Shape
+from depthforge_ros.image_size import parse_size
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.variant import load_variant
 
@@ -75,7 +77,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vs", choices=SETTINGS, help="what they are compared with")
     parser.add_argument("--variant", default="nano", help="network")
     parser.add_argument("--checkpoint", default="untrained", help="weights; untrained: random")
-    parser.add_argument("--crop", default="", metavar="HxW", help="image; the variant's crop")
+    parser.add_argument(
+        "--crop", default="", metavar="WxH", help="of the images; the variant's crop"
+    )
     parser.add_argument("--batch", type=int, default=1, help="images at once")
     parser.add_argument("--runs", type=int, default=5, help="how often each setting runs")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -95,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json and not args.json.absolute().parent.is_dir():
         raise ValueError(f"--json is {args.json}, whose folder does not exist")
     variant = load_variant(args.variant)
-    height, width = crop_of(args.crop) if args.crop else (variant.crop, variant.crop)
+    side = variant.crop
+    width, height = parse_size(args.crop, "--crop") if args.crop else (side, side)
+    Shape(height, width)  # raises ValueError for a size that no network takes
     device = pick_device(args.device)
     with torch.device("meta"):
         counted = DepthForge(variant)
@@ -122,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         "torch": torch.__version__,
     }
     title = (
-        f"{variant.name}, {args.batch} x {height}x{width}, checkpoint {args.checkpoint}, "
+        f"{variant.name}, {args.batch} x {width}x{height}, checkpoint {args.checkpoint}, "
         f"{machine['processor']}, torch {machine['torch']}"
     )
     print(text(title, figures, comparisons))
@@ -137,15 +143,6 @@ def run(args: argparse.Namespace) -> int:
         }
         args.json.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     return 0
-
-
-def crop_of(text: str) -> tuple[int, int]:
-    """Height and width of `HxW`. Raises ValueError."""
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise ValueError(f"--crop is {text!r}; expected HEIGHTxWIDTH, such as 512x1024") from None
-    return height, width
 
 
 @torch.inference_mode()

@@ -28,6 +28,7 @@ from depthforge_ros.benchmark.benchmark_command import (
 from depthforge_ros.benchmark.machine import processor
 from depthforge_ros.benchmark.topics import Result, Setting, measure
 from depthforge_ros.frame import MAX_ASPECT, MIN_SIDE_PX
+from depthforge_ros.image_size import parse_size
 from depthforge_ros.ros.harness.node_process import interruptible
 from depthforge_ros.ros.messages import MAX_PIXELS
 from depthforge_ros.ros.node.parameters import Parameters
@@ -145,11 +146,8 @@ def setting_of(args: argparse.Namespace) -> Setting:
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """Width and height of `WxH`. Raises ValueError."""
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise ValueError(f"--size is {text!r}; expected WIDTHxHEIGHT, such as 1920x1080") from None
+    """Return width and height of `WxH`. Raise ValueError for what the node would not take."""
+    width, height = parse_size(text, "--size")
     short, long = sorted((width, height))
     if short < MIN_SIDE_PX or long > MAX_ASPECT * short or width * height > MAX_PIXELS:
         raise ValueError(

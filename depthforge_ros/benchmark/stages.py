@@ -83,9 +83,9 @@ class Meter(Generic[Mark]):
                 handles.append(module.register_forward_pre_hook(entered))
                 handles.append(module.register_forward_hook(left(stage)))
         try:
-            started = self._mark()
+            before = self._mark()
             yield
-            self._spans.append(("", started, self._mark()))
+            self._spans.append(("", before, self._mark()))
         finally:
             for handle in handles:
                 handle.remove()

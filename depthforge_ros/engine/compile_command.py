@@ -23,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--shape",
         action="append",
         default=[],
-        help="HEIGHTxWIDTH at which images are inferred, multiples of 32; may be repeated; the "
+        metavar="WxH",
+        help="WIDTHxHEIGHT at which images are inferred, multiples of 32; may be repeated; the "
         "variant's crop where there is none",
     )
     parser.add_argument("--batch", type=int, default=1, help="images at once: windows of slide")

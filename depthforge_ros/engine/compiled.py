@@ -49,10 +49,9 @@ class CompiledEngine:
         fitting = [s for s in self.shapes if (s.height, s.width) == (height, width)]
         if not fitting:
             self._journal.note(
-                f"{height}x{width}",
-                f"no {self.backend} engine for images inferred at {height}x{width} (height x "
-                f"width): they run in eager {self._otherwise.precision}; `depthforge compile` "
-                f"makes one",
+                f"{width}x{height}",
+                f"no {self.backend} engine for images inferred at {width}x{height}: they run in "
+                f"eager {self._otherwise.precision}; `depthforge compile` makes one",
             )
             return self._otherwise(crops, depth=depth)
         outputs = [self._run(part, fitting) for part in crops.split(fitting[-1].batch)]

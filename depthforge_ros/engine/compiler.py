@@ -59,7 +59,7 @@ class Compiler:
         keys = self._cache.keys()
         if not keys:
             return ()  # spares reading every weight
-        shapes = {key.get("shape", "") for key in keys if key.get("backend") == backend}
+        shapes = {key.get("size", "") for key in keys if key.get("backend") == backend}
         found = []
         for text in shapes:
             with contextlib.suppress(ValueError):

@@ -113,7 +113,7 @@ class GuardedEngine:
             )
         else:
             text = (
-                f"{self.device} has not the memory for one image of {height}x{width} ({reason}); "
+                f"{self.device} has not the memory for one image of {width}x{height} ({reason}); "
                 "set a smaller short_side_px, mode slide, or take a smaller variant"
             )
             raise DeviceMemoryError(text)

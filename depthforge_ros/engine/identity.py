@@ -36,7 +36,7 @@ def engine_key(
         "code": code_hash(),
         "backend": backend,
         "precision": precision,
-        "shape": str(shape),
+        "size": str(shape),
         "torch": torch.__version__,
         **versions,
         **_described(device),

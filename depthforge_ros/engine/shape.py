@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from depthforge_ros.image_size import parse_size
 from depthforge_ros.variant import PATCH
 
 SIDE_MULTIPLE_PX = 2 * PATCH
@@ -24,19 +24,20 @@ class Shape:
         for side in (self.height, self.width):
             if side <= 0 or side % SIDE_MULTIPLE_PX:
                 raise ValueError(
-                    f"shape is {self.height}x{self.width}; expected positive multiples of "
-                    f"{SIDE_MULTIPLE_PX}, height x width"
+                    f"shape is {self.width}x{self.height}; expected WIDTHxHEIGHT, positive "
+                    f"multiples of {SIDE_MULTIPLE_PX}"
                 )
         if not 1 <= self.batch <= MAX_WINDOWS:
             raise ValueError(f"batch is {self.batch}; expected 1..{MAX_WINDOWS}")
 
     @classmethod
     def parse(cls, text: str) -> Shape:
-        """From `352x480` or `352x480 batch 8`, height first. Raises ValueError."""
-        found = re.fullmatch(r"(\d{1,5})x(\d{1,5})(?: batch (\d{1,3}))?", text.strip())
-        if found is None:
-            raise ValueError(f"shape is {text!r}; expected HEIGHTxWIDTH, like 352x480")
-        return cls(int(found[1]), int(found[2]), int(found[3] or 1))
+        """Return the shape of `480x352` or `480x352 batch 8`, width first. Raise ValueError."""
+        size, _, batch = text.strip().partition(" batch ")
+        width, height = parse_size(size, "shape")
+        if batch and not batch.isdecimal():
+            raise ValueError(f"batch is {batch!r}; expected 1..{MAX_WINDOWS}")
+        return cls(height, width, int(batch or 1))
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -44,4 +45,4 @@ class Shape:
         return self.batch, 3, self.height, self.width
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}" + (f" batch {self.batch}" if self.batch > 1 else "")
+        return f"{self.width}x{self.height}" + (f" batch {self.batch}" if self.batch > 1 else "")

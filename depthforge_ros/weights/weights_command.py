@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from depthforge_ros.engine.build import ENCODERS_SUFFIX
+from depthforge_ros.image_size import parse_size
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS
 from depthforge_ros.network.weights import WeightsError, save_weights
 from depthforge_ros.network.weights.files import open_weights
@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--stored-size",
         type=_size,
-        metavar="HxW",
+        metavar="WxH",
         help="image that position tables in the files are for, where it is not square",
     )
     made.add_argument("--half", action="store_true", help="store float16: half the size")
@@ -81,14 +81,14 @@ def _action(
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Rows and columns of patches of an image HxW."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    sides = (0, 0) if match is None else (int(match[1]), int(match[2]))
-    if min(sides) == 0 or sides[0] % PATCH or sides[1] % PATCH:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; expected HxW, multiples of {PATCH}, as in 512x1024"
-        )
-    return sides[0] // PATCH, sides[1] // PATCH
+    """Return rows and columns of patches of an image WIDTHxHEIGHT."""
+    try:
+        width, height = parse_size(text, "the size")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if width % PATCH or height % PATCH:
+        raise argparse.ArgumentTypeError(f"{text!r} is no multiple of {PATCH} pixels a side")
+    return height // PATCH, width // PATCH
 
 
 def _every_name() -> list[str]:

@@ -15,7 +15,7 @@ from paths import ROOT
 from depthforge_ros import cli
 
 SCRIPT = ROOT / "docs" / "gpu_report.py"
-STEPS = runpy.run_path(str(SCRIPT))["steps"]("dinov2_l", "512x1024", "cpu")
+STEPS = runpy.run_path(str(SCRIPT))["steps"]("dinov2_l", "1024x512", "cpu")
 
 
 @pytest.mark.parametrize("command", [command for _, command in STEPS])

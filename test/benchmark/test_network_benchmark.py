@@ -97,7 +97,7 @@ def test_two_settings_are_measured_in_turn(tmp_path, capsys):
     assert compared["labels_agree"] == 1.0
     assert compared["patterns_agree"] > 0.99
     printed = capsys.readouterr().out
-    assert "tiny, 1 x 64x96" in printed
+    assert "tiny, 1 x 96x64" in printed
     assert "times as fast as plain" in printed
 
 
@@ -125,8 +125,11 @@ def test_the_text_tells_medians_and_shares():
     ("options", "line"),
     [
         (["--runs", "0"], "--runs is 0; expected at least 1"),
-        (["--crop", "big"], "--crop is 'big'; expected HEIGHTxWIDTH, such as 512x1024"),
-        (["--crop", "100x64"], "image is 100 × 64; expected positive multiples of 32"),
+        (
+            ["--crop", "big"],
+            "--crop is 'big'; expected WIDTHxHEIGHT in pixels, width first, such as 1920x1080",
+        ),
+        (["--crop", "64x100"], "shape is 64x100; expected WIDTHxHEIGHT, positive multiples of 32"),
         (["--json", "/nowhere/a.json"], "--json is /nowhere/a.json, whose folder does not exist"),
     ],
 )

@@ -13,7 +13,7 @@ from paths import ROOT
 
 from depthforge_ros import transport_command
 from depthforge_ros.ros.node.parameters import LATCHED, OUTPUTS
-from depthforge_ros.transport_command import MIB, image_size, message_bytes, profile, segment_bytes
+from depthforge_ros.transport_command import MIB, message_bytes, profile, segment_bytes
 
 SPACE = {"": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
 SHIPPED = ROOT / "config" / "fastdds.xml"
@@ -66,12 +66,6 @@ def test_what_fast_dds_cannot_hold_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=text):
         profile(width, height, cameras)
-
-
-@pytest.mark.parametrize("text", ["1080", "1920*1080", "1920x", "-1x5", "1920x1080x3", ""])
-def test_a_size_is_two_numbers(text: str) -> None:
-    with pytest.raises(ValueError, match="expected WIDTHxHEIGHT"):
-        image_size(text)
 
 
 def test_a_profile_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

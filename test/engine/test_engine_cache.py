@@ -19,7 +19,7 @@ from depthforge_ros.engine.shape import Shape
 from depthforge_ros.variant import load_variant
 
 TINY = TINY_YAML
-KEY = {"weights": "w", "shape": "64x64"}
+KEY = {"weights": "w", "size": "64x64"}
 
 
 def built(folder, text="engine"):
@@ -52,7 +52,7 @@ def test_the_key_names_everything_an_engine_depends_on():
         shape = Shape.parse(shape)
         return engine_key(network, weights, backend, precision, shape, cpu, versions)
 
-    names = {"variant", "sizes", "weights", "code", "backend", "precision", "shape", "torch"}
+    names = {"variant", "sizes", "weights", "code", "backend", "precision", "size", "torch"}
     assert set(key()) == names | {"device", "capability", "instructions"}
     others = [
         key(weights="v"),

@@ -39,7 +39,7 @@ def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPTHFORGE_ENGINES", str(folder))
-        words = ["--shape", "64x96", "--batch", "2", "--checkpoint", "untrained"]
+        words = ["--shape", "96x64", "--batch", "2", "--checkpoint", "untrained"]
         words += ["--backend", "inductor", "--precision", "fp32", "--device", "cpu"]
         assert main(["compile", str(SMALL), *words]) == 0
     (entry,) = (path for path in folder.iterdir() if path.is_dir())
@@ -144,7 +144,7 @@ def test_an_engine_of_other_weights_is_refused_with_the_figures(cache, rebuild, 
     assert (engine.backend, engine.precision) == ("eager", "fp32")
     ((name, reason),) = journal.refused
     assert name == "inductor fp32"
-    assert reason.startswith("self-check: 64x96 batch 2, image 1 of 2: scores of ")
+    assert reason.startswith("self-check: 96x64 batch 2, image 1 of 2: scores of ")
     assert "allowed 15%" in reason
 
 
@@ -255,11 +255,12 @@ def test_what_a_processor_can_do_is_read(tmp_path, text, flags):
 
 
 def test_shapes_are_read_and_bad_ones_named():
-    assert Shape.parse("352x480") == Shape(352, 480)
+    assert Shape.parse("480x352") == Shape(height=352, width=480)
     assert Shape.parse(str(Shape(352, 480, 3))) == Shape(352, 480, 3)
     for text, reason in (
-        ("352", "shape is '352'; expected HEIGHTxWIDTH"),
-        ("350x480", "shape is 350x480; expected positive multiples of 32"),
+        ("352", "shape is '352'; expected WIDTHxHEIGHT in pixels, width first"),
+        ("480x350", "shape is 480x350; expected WIDTHxHEIGHT, positive multiples of 32"),
+        ("32x32 batch x", "batch is 'x'; expected 1..64"),
         ("32x32 batch 65", "batch is 65; expected 1..64"),
     ):
         with pytest.raises(ValueError, match=reason):

@@ -66,7 +66,7 @@ def test_changed_weights_are_refused(reference):
         weight = network.mask_decoder.class_head.weight
         weight.add_(torch.randn_like(weight))
     verdict = check(EagerEngine(network, CPU), reference, SHAPES)
-    assert "64x96, image 1 of 1: scores of" in verdict.faults[0]
+    assert "96x64, image 1 of 1: scores of" in verdict.faults[0]
     assert verdict.agreement < 0.99
 
 
@@ -99,12 +99,12 @@ def endless_depth(scores, depth):
 @pytest.mark.parametrize(
     ("alter", "where", "reason"),
     [
-        (scale_scores, "64x96, image 1 of 1", "scores of all classes differ by up to"),
-        (scale_depth, "64x96, image 1 of 1", "depth differs by 2.00%; allowed 1%"),
-        (spoil_second_window, "64x96 batch 3, image 2 of 3", "scores of "),
-        (silence_class, "64x96, image 1 of 1", "scores of {class} differ by up to"),
-        (one_nan, "64x96, image 1 of 1", "scores are not all numbers"),
-        (endless_depth, "64x96, image 1 of 1", "depth are not all numbers"),
+        (scale_scores, "96x64, image 1 of 1", "scores of all classes differ by up to"),
+        (scale_depth, "96x64, image 1 of 1", "depth differs by 2.00%; allowed 1%"),
+        (spoil_second_window, "96x64 batch 3, image 2 of 3", "scores of "),
+        (silence_class, "96x64, image 1 of 1", "scores of {class} differ by up to"),
+        (one_nan, "96x64, image 1 of 1", "scores are not all numbers"),
+        (endless_depth, "96x64, image 1 of 1", "depth are not all numbers"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -138,7 +138,7 @@ def test_labels_are_compared_where_the_reference_is_decided(reference):
     seen[:, 1, :, 48:50] = 0.51
     verdict = check(Fixed(variant, seen), Fixed(variant, scores), SHAPES[:1])
     assert verdict.agreement == pytest.approx(1 - 2 / 48)
-    assert verdict.faults == ("64x96, image 1 of 1: labels agree on 95.83%; expected 99%",)
+    assert verdict.faults == ("96x64, image 1 of 1: labels agree on 95.83%; expected 99%",)
 
 
 def test_wrong_sizes_are_refused(reference):

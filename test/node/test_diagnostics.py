@@ -174,7 +174,7 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
 def test_what_became_of_the_engine_is_told(statistics: Statistics) -> None:
     statistics.open_input()
     journal = Journal()
-    journal.proceed("building inductor bf16 for 352x480: 20 s")
+    journal.proceed("building inductor bf16 for 480x352: 20 s")
     configuring = NodeStatus("configuring", engine=EngineReport.of(journal))
     assert judged(statistics, configuring) == (OK, f"configuring: {journal.progress}")
     journal.proceed("")

@@ -59,7 +59,7 @@ def test_a_build_is_told_and_ended_by_a_signal(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     expected = {"backend": "inductor", "image_size": "1024x512", "short_side_px": 512}
     with running_node(domain, tmp_path, checkpoint="untrained", **expected) as node:
-        reported = "building inductor fp32 for 512x1024"
+        reported = "building inductor fp32 for 1024x512"
         bench.spin_until(lambda: bench.values().get("engine progress", "").startswith(reported))
         assert bench.status().message.startswith(f"configuring: {reported}")
         bench.spin_until(lambda: builds(tmp_path) != [])
@@ -118,8 +118,8 @@ def test_engines_are_compiled_for_what_the_pipeline_will_ask_for() -> None:
         made = engine_shapes(sizes, PipelineSettings(**settings), variant)
         return [str(shape) for shape in made]
 
-    assert shapes(nano, (1080, 1920), (480, 640)) == ["352x480", "352x640"]
-    assert shapes(nano, (1080, 1920), short_side_px=256) == ["256x448"]
+    assert shapes(nano, (1080, 1920), (480, 640)) == ["480x352", "640x352"]
+    assert shapes(nano, (1080, 1920), short_side_px=256) == ["448x256"]
     slide = {"mode": Mode.SLIDE}
     assert shapes(nano, (352, 626), **slide) == ["352x352 batch 3"]
     assert shapes(nano, (352, 626), **slide, max_batch=2) == ["352x352", "352x352 batch 2"]

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / ROOT
 ORDER = (
     ("__init__",),
     ("frame",),
-    ("dataclass_yaml", "resources", "cpu_tuning"),
+    ("dataclass_yaml", "resources", "cpu_tuning", "image_size"),
     ("variant",),
     ("street", "ground", "occupancy", "condition", "legend", "transport_command"),
     ("network",),
@@ -43,6 +43,7 @@ VEHICLE = "node"
 WITHOUT_TORCH = {
     "__init__",
     "frame",
+    "image_size",
     "resources",
     "dataclass_yaml",
     "variant",

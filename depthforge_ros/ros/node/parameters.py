@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from depthforge_ros.image_size import parse_size
 from depthforge_ros.ros.node.camera_names import UNNAMED, camera_names
 from depthforge_ros.ros.node.parameter_field import Effect, parameter
 
@@ -349,16 +350,11 @@ class Parameters:
         return frozenset(name.strip() for name in self.outputs.split(",") if name.strip())
 
     def image_sizes(self) -> tuple[tuple[int, int], ...]:
-        """Height and width of the images to come, as far as they are told."""
+        """Return height and width of every image size that `image_size` names."""
         sizes = []
         for text in filter(None, self.image_size.replace(" ", "").split(",")):
-            found = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", text)
-            if found is None:
-                raise ValueError(
-                    f"image_size is {self.image_size!r}; expected WIDTHxHEIGHT, like 1920x1080, "
-                    "several joined by commas, or nothing"
-                )
-            sizes.append((int(found[2]), int(found[1])))
+            width, height = parse_size(text, "image_size")
+            sizes.append((height, width))
         return tuple(sizes)
 
     def colors(self) -> dict[str, tuple[int, int, int]]:
