@@ -33,7 +33,7 @@ class Queue:
         self._items.put(None)
 
 
-def started(work: Callable[[int], None], failed: Callable[[int, Exception], None]) -> tuple:
+def start_worker(work: Callable[[int], None], failed: Callable[[int, Exception], None]) -> tuple:
     """A worker and the inlet of its items."""
     inlet = Queue()
     return Worker("test", inlet, work, failed), inlet
@@ -53,7 +53,7 @@ def test_what_work_raises_is_handed_over_and_the_thread_goes_on() -> None:
         failures.append((item, str(error)))
         failed.set()
 
-    worker, inlet = started(work, note)
+    worker, inlet = start_worker(work, note)
     inlet.put(1)
     assert failed.wait(WAIT_S)
     inlet.put(2)
@@ -76,7 +76,7 @@ def test_even_a_failure_that_cannot_be_told_does_not_end_the_thread(
         reported.set()
         raise OSError("the log is full")
 
-    worker, inlet = started(work, tell)
+    worker, inlet = start_worker(work, tell)
     inlet.put(1)
     assert reported.wait(WAIT_S)
     inlet.put(2)
@@ -92,7 +92,7 @@ def test_work_that_does_not_end_is_reported() -> None:
         started.set()
         go_on.wait(WAIT_S)
 
-    worker, inlet = started(work, lambda item, error: None)
+    worker, inlet = start_worker(work, lambda item, error: None)
     inlet.put(1)
     assert started.wait(WAIT_S)
     assert worker.stop(0.01) is False
