@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This machine: its processor, and how fast it multiplies matrices at best, which a network can be
-held against.
-"""
+"""The processor's name and its best rate of matrix products, the ceiling of a network."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ REPEATS = 5
 
 
 def processor() -> str:
-    """The name of the CPU, or its architecture where the kernel does not tell the name."""
+    """Return the name of the CPU, or its architecture if the kernel reports no name."""
     for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
@@ -29,7 +27,7 @@ def processor() -> str:
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """The best rate of a square product, over sides and, on a CPU, both of PyTorch's libraries."""
+    """Return the best rate of square products over SIDES and, on a CPU, MKL and oneDNN."""
     best = 0.0
     side_of = [side * 4 if device.type == "cuda" else side for side in SIDES]
     for side in side_of:
@@ -46,7 +44,7 @@ def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long it takes, the device's queue empty before and after."""
+    """Return the duration of `work`, with the device synchronised before and after."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node costs, from the stamp of an image to its mask elsewhere: the command's inside.
+"""Measures the node from the stamp of an image to the arrival of its mask in another process.
 
-Cameras, node and listener are processes of their own. With the checkpoint `instant` the network
-costs nothing, and what is left is the node's own cost and that of the middleware. With `--vs` two
-settings run in turn, and what counts is the ratio of neighbours: a machine has moods.
+Cameras, node and listener are separate processes. With the checkpoint `instant` the network costs
+nothing, which leaves the cost of node and middleware. With `--vs` two settings alternate and the
+ratio of neighbouring runs is reported, because the speed of a machine drifts.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from depthforge_ros.ros.messages import MAX_PIXELS
 from depthforge_ros.ros.node.parameters import Parameters
 
 NUMBERS: dict[str, Callable[[str], Any]] = {"cameras": int, "rate": float}
-"""How --vs reads the arguments that are no text."""
+"""Types of the arguments of --vs that are not text."""
 SETTABLE: dict[type, Callable[[str], Any]] = {
     bool: lambda text: {"true": True, "false": False}[text],
     int: int,
     float: float,
     str: str,
 }
-"""How --set reads a parameter of the type."""
+"""Parsers of --set by the type of the parameter."""
 MAX_CAMERAS = 16
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; 0, or 1 where the node did not answer or did not pass the soak."""
+    """Measure and print. Return 0, or 1 if the node did not answer or failed the soak."""
     settings = [setting_of(args)]
     if args.vs:
         settings.append(setting_of(changed(args, args.vs)))
@@ -79,13 +79,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def failed(result: Result) -> bool:
-    """Whether a soak found what a vehicle may not have."""
+    """Return whether a soak failed: a wrong stamp or growing memory."""
     slope = result.slope_mib_per_hour()
     return result.wrong_stamps > 0 or (slope is not None and slope > MAX_GROWTH_MIB_PER_HOUR)
 
 
 def changed(args: argparse.Namespace, changes: str) -> argparse.Namespace:
-    """The arguments with `NAME=VALUE,...` instead. Raises ValueError naming what is not allowed."""
+    """Return the arguments with `NAME=VALUE,...` applied. Raises ValueError naming the fault."""
     other = argparse.Namespace(**vars(args))
     for change in changes.split(","):
         name, _, value = change.partition("=")
@@ -101,8 +101,10 @@ def changed(args: argparse.Namespace, changes: str) -> argparse.Namespace:
 
 
 def parameter(text: str, option: str = "--set", of: str = " of a parameter") -> tuple[str, Any]:
-    """Name and value of `NAME=VALUE`. Raises ValueError where the node has no such parameter, or
-    none of the type, or where an argument of its own gives it; of what is in range the node judges.
+    """Return name and value of `NAME=VALUE`.
+
+    Raises ValueError if the node has no such parameter, if the type is wrong, or if an argument of
+    its own sets it. The node checks the range.
     """
     name, _, value = text.partition("=")
     if name in COMPARABLE:
@@ -117,7 +119,7 @@ def parameter(text: str, option: str = "--set", of: str = " of a parameter") -> 
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
-    """What the arguments ask for. Raises ValueError naming what is not allowed."""
+    """Return the setting that the arguments describe. Raises ValueError naming the fault."""
     width, height = size_of(args.size)
     for name in ("rate", "seconds", "memory_every"):
         value = getattr(args, name)
@@ -158,7 +160,7 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def text(setting: Setting, result: Result) -> str:
-    """The figures as lines."""
+    """Return the figures as lines of text."""
     drops = ", ".join(f"{count} {cause}" for cause, count in sorted(result.drops.items())) or "none"
     p50, p90, p99, worst = (f"{value:.1f} ms" for value in result.latency_ms)
     slope = result.slope_mib_per_hour()
@@ -188,7 +190,7 @@ def text(setting: Setting, result: Result) -> str:
 
 
 def compared(changes: str, first: list[Result], second: list[Result]) -> str:
-    """Ratios of the first setting to the second, pair by pair."""
+    """Return ratios of the first setting to the second, pair by pair."""
 
     def ratio(figure: Callable[[Result], float]) -> str:
         ratios = [figure(a) / figure(b) for a, b in zip(first, second, strict=True)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Topic to topic: a process of cameras, the node, and this process as the planner that listens."""
+"""Measures from topic to topic: cameras, the node, and this process as the listening planner."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ from depthforge_ros.ros.harness.node_process import (
 from depthforge_ros.ros.harness.recorder import image_recorder
 from depthforge_ros.ros.harness.synthetic_camera import FRAME_ID
 
-SLOPE_SPAN_S = 30.0  # a node that has just started grows, and an hour's worth of that means nothing
+SLOPE_SPAN_S = 30.0  # a shorter span measures the growth of a starting node
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured. cameras: how many share the node, each at the rate. profile: whether the
-    shipped Fast DDS profile is used. parameters: others of the node.
+    """One measurement.
+
+    cameras: number of cameras, each at rate_hz. profile: whether the shipped Fast DDS profile is
+    used. parameters: further parameters of the node.
     """
 
     width: int
@@ -55,30 +57,30 @@ class Setting:
 
     @property
     def names(self) -> list[str]:
-        """Of the cameras; a single one has none."""
+        """Names of the cameras; empty for a single camera."""
         return [f"camera{number + 1}" for number in range(self.cameras)] * (self.cameras > 1)
 
     @property
     def topics(self) -> list[str]:
-        """Of the images, one a camera."""
+        """Image topics, one per camera."""
         return [f"/{name}/image" for name in self.names] or ["/image"]
 
     @property
     def masks(self) -> list[str]:
-        """Topics of the masks, one a camera."""
+        """Mask topics, one per camera."""
         return [f"/depthforge/{name}/semantic" for name in self.names] or ["/depthforge/semantic"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """The figures, of all cameras together.
+    """Figures of all cameras together.
 
-    sent_s: how long the cameras took to send; camera_late_ms: their worst image. received_each:
-    masks of each camera. latency_ms: p50, p90, p99 and worst, from the stamp, taken right before an
-    image is published, to the arrival of its mask; jitter_ms: its standard deviation. wrong_stamps:
-    masks with a header that no image of their camera had, or that came out of turn. cpu_s: of the
-    node, while images came. memory: seconds and MiB of the node that are in RAM and not shared, one
-    pair every memory_every_s.
+    sent_s: duration of sending. camera_late_ms: largest delay of an image. received_each: masks of
+    each camera. latency_ms: p50, p90, p99 and worst, from the stamp, taken right before an image is
+    published, to the arrival of its mask. jitter_ms: standard deviation of the latency.
+    wrong_stamps: masks whose header no image of their camera had, or out of order. cpu_s: processor
+    time of the node while images came. memory: pairs of seconds and MiB of the node's unshared
+    resident memory, one every memory_every_s.
     """
 
     sent: int
@@ -96,18 +98,18 @@ class Result:
 
     @property
     def rate_hz(self) -> float:
-        """Masks a second, of all cameras together."""
+        """Masks per second of all cameras together."""
         return self.received / self.sent_s
 
     def slope_mib_per_hour(self) -> float | None:
-        """Growth of the node over the second half; None where that is too short to tell."""
+        """Return the growth over the second half; None if that is shorter than SLOPE_SPAN_S."""
         half = np.array(self.memory[len(self.memory) // 2 :])  # [readings, 2]
         if len(half) < 3 or half[-1, 0] - half[0, 0] < SLOPE_SPAN_S:
             return None
         return float(np.polyfit(half[:, 0] / 3600, half[:, 1], 1)[0])
 
     def as_mapping(self, setting: Setting) -> dict[str, Any]:
-        """Everything as plain data, with the machine it was measured on."""
+        """Return setting, figures and machine as plain data."""
         return {
             "setting": dataclasses.asdict(setting),
             "result": dataclasses.asdict(self) | {"slope_mib_per_hour": self.slope_mib_per_hour()},
@@ -120,9 +122,9 @@ class Result:
 
 
 def measure(setting: Setting, folder: Path) -> Result:
-    """Run the graph for the time that the setting says; logs go to the folder.
+    """Run the setting and return its figures; logs go to the folder.
 
-    Raises RuntimeError where something fails or no mask comes back.
+    Raises RuntimeError if a process fails or no mask comes back.
     """
     env = environment(setting.domain_id, profile=setting.profile)
     use(env)
@@ -158,7 +160,7 @@ def measure(setting: Setting, folder: Path) -> Result:
     sent = json.loads(camera_log.read_text("utf-8").splitlines()[-1])
     received = tuple(len(seen.headers[topic]) for topic in setting.masks)
     if not any(received):
-        raise RuntimeError(f"no mask came back; the node says: {report.message}")
+        raise RuntimeError(f"no mask came back; the node reports: {report.message}")
     delays_ms = seen.delays_ms(*setting.masks)
     return Result(
         sent=sent["sent"],
@@ -180,7 +182,7 @@ def measure(setting: Setting, folder: Path) -> Result:
 
 
 def watch_memory(node: Process, sender: Process, every_s: float) -> tuple[tuple[float, float], ...]:
-    """Seconds and resident MiB of the node until the sender has ended, one reading at least."""
+    """Return seconds and resident MiB of the node until the sender ends; at least one pair."""
     started_s = time.monotonic()
     readings = [(0.0, resident_mib(node.pid))]
     while not wait_for(sender.ended, node, every_s):
@@ -189,12 +191,12 @@ def watch_memory(node: Process, sender: Process, every_s: float) -> tuple[tuple[
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, from /proc."""
+    """Return user and system time of a process, from /proc."""
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(pid: int) -> float:
-    """Memory of a process that is in RAM and not shared: a shared-memory transport is no leak."""
+    """Return the unshared resident memory; a shared-memory transport is no leak."""
     pages = [int(field) for field in Path(f"/proc/{pid}/statm").read_text("utf-8").split()]
     return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE") / 2**20
