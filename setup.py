@@ -46,6 +46,7 @@ setup(
         "opencv-python-headless",
         "pyyaml",
         "safetensors",
+        "simplejpeg>=1.7.4",  # the first with strict decoding
         "torch>=2.4",
         "tqdm",
     ],

@@ -30,7 +30,7 @@ from depthforge_ros.benchmark.topics import Result, Setting, measure
 from depthforge_ros.frame import MAX_ASPECT, MIN_SIDE_PX
 from depthforge_ros.image_size import parse_size
 from depthforge_ros.ros.harness.node_process import interruptible
-from depthforge_ros.ros.messages import MAX_PIXELS
+from depthforge_ros.ros.images import MAX_PIXELS
 from depthforge_ros.ros.node.parameters import Parameters
 
 NUMBERS: dict[str, Callable[[str], Any]] = {"cameras": int, "rate": float}

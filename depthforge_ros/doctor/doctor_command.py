@@ -49,12 +49,12 @@ def examine(variant: str, checkpoint: str, graph_s: float) -> Iterator[Finding]:
     yield from software.gpu()
     yield software.weights(variant, checkpoint)
     try:
-        from depthforge_ros.ros import messages, qos_check
+        from depthforge_ros.ros import images, qos_check
     except ImportError as error:
         text = f"{error.name or error} is missing"
         yield fail("ROS", text, "source a ROS distribution, or pip install depthforge_ros[ros]")
         return
-    if messages.bridge_works():
+    if images.bridge_works():
         yield ok("cv_bridge", "converts images")
     else:
         text = "absent, or built for another numpy; OpenCV converts instead"

@@ -30,7 +30,7 @@ from depthforge_ros.ros.bags.reader import (
     qos_profile,
 )
 from depthforge_ros.ros.bags.resumable_writer import SegmentedBag
-from depthforge_ros.ros.messages import BadImage
+from depthforge_ros.ros.images import BadImage
 
 TEXTS = [recorded("/text", START_NS + i, text(f"line {i}")) for i in range(6)]
 

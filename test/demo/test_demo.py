@@ -29,7 +29,7 @@ from depthforge_ros.learning.metrics import Confusion, DepthErrors
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.bags.reader import bag_messages, open_bag
 from depthforge_ros.ros.harness.read_recording import pixels
-from depthforge_ros.ros.messages import stamp_ns
+from depthforge_ros.ros.images import stamp_ns
 from depthforge_ros.street import StreetDrive
 from depthforge_ros.variant import load_variant
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nodes import HEIGHT, WIDTH, camera_info_message, image_message, picture
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from depthforge_ros.ros.messages import INPUT_ENCODINGS
+from depthforge_ros.ros.images import INPUT_ENCODINGS
 
 UINT32 = st.integers(0, 2**32 - 1)
 SIDES = st.one_of(st.integers(0, 40), st.sampled_from([HEIGHT, WIDTH]), UINT32)

@@ -26,7 +26,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from depthforge_ros import cli
-from depthforge_ros.ros.messages import frame_from_compressed, stamp_ns
+from depthforge_ros.ros.images import frame_from_compressed, stamp_ns
 from depthforge_ros.ros.play.bag_source import open_bag_source
 
 MANY = QoSProfile(depth=100)

@@ -19,7 +19,7 @@ from test_imports import ORDER
 
 from depthforge_ros.cli import VERBS
 from depthforge_ros.frame import DepthKind
-from depthforge_ros.ros.messages import INPUT_ENCODINGS, BadImage
+from depthforge_ros.ros.images import INPUT_ENCODINGS, BadImage
 from depthforge_ros.ros.node import stamp_check, statistics
 from depthforge_ros.ros.node.parameter_descriptors import EFFECT_TEXTS, declarations
 from depthforge_ros.ros.node.parameters import LATCHED, OUTPUTS, Parameters

@@ -32,7 +32,9 @@ RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
 # The same inside ros/: the node imports no tool, and no tool imports the node.
 ROS_ORDER = (
-    ("__init__", "messages"),
+    ("__init__", "jpeg_png"),
+    ("images",),
+    ("messages",),
     ("metric", "qos_check"),
     ("node", "bags"),
     ("play", "harness"),

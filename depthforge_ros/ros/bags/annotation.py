@@ -34,7 +34,8 @@ from depthforge_ros.ros.bags.reader import (
     own_topic,
 )
 from depthforge_ros.ros.bags.resumable_writer import SegmentedBag
-from depthforge_ros.ros.messages import BadImage, labels_message
+from depthforge_ros.ros.images import BadImage
+from depthforge_ros.ros.messages import labels_message
 from depthforge_ros.ros.metric import NO_LIMITS, CameraDepth, DepthLimits, planner_messages
 
 if TYPE_CHECKING:  # torch takes seconds to load, and nothing here needs it by itself

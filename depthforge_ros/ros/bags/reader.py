@@ -38,7 +38,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from depthforge_ros.frame import Frame
-from depthforge_ros.ros.messages import BadImage, frame_from_compressed, frame_from_image
+from depthforge_ros.ros.images import BadImage, frame_from_compressed, frame_from_image
 
 if TYPE_CHECKING:
     from rosbags.interfaces.typing import Typesdict

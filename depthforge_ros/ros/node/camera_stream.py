@@ -16,12 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from depthforge_ros.condition import condition_of
 from depthforge_ros.frame import Frame, Prediction
-from depthforge_ros.ros.messages import (
-    BadImage,
-    frame_from_compressed,
-    frame_from_image,
-    stamp_ns,
-)
+from depthforge_ros.ros.images import BadImage, ImageReader, stamp_ns
 from depthforge_ros.ros.metric import CameraDepth, DepthImages, DepthLimits, intrinsics
 from depthforge_ros.ros.node.frames_in_flight import Job, Received
 from depthforge_ros.ros.node.outputs import Outputs
@@ -86,6 +81,7 @@ class Stream:
         self._logger = logger.get_child(camera) if camera else logger
         self._values = values
         self._submit = submit
+        self._reader = ImageReader()
         self._rate_limit = RateLimit()
         self._freshness = Freshness()
         # Whoever publishes holds the lock, so that nothing follows once `close_input` returned.
@@ -99,6 +95,7 @@ class Stream:
             self._openings += 1
             self._open = self._openings
         self._freshness.restart()
+        self._reader.restart()
         self.statistics.open_input()
 
     def close_input(self) -> None:
@@ -137,9 +134,7 @@ class Stream:
             return None
         if self.too_old(received):
             return None
-        message = received.message
-        compressed = isinstance(message, CompressedImage)
-        frame = frame_from_compressed(message) if compressed else frame_from_image(message)
+        frame = self._reader(received.message, values.encoding, values.sample_bits)
         info = None
         if requested & self._calibrated:
             frame, info = self._calibrate(frame)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from depthforge_ros.frame import Frame
-from depthforge_ros.ros.messages import image_size
+from depthforge_ros.ros.images import image_size
 
 
 @dataclass(frozen=True, eq=False)  # one image is not another, however alike

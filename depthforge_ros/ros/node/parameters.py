@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every parameter of the node, declared once: type, default, range, meaning, and when it acts.
+"""The values of all parameters, validated.
 
-`Parameters` is the declaration: declarations.py makes ROS parameters with descriptors of its
-fields, and one frozen value of it is what the node reads. Nothing here knows the node, nothing
-outside declares one.
+parameter_groups.py declares them; parameter_descriptors.py makes ROS parameters of the
+declarations. The node reads one frozen `Parameters`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from depthforge_ros.image_size import parse_size
-from depthforge_ros.ros.node.camera_names import UNNAMED, camera_names
-from depthforge_ros.ros.node.parameter_field import Effect, parameter
+from depthforge_ros.ros.images import INPUT_ENCODINGS
+from depthforge_ros.ros.node.camera_names import camera_names
+from depthforge_ros.ros.node.parameter_groups import (
+    ALL,
+    GroundParameters,
+    InputParameters,
+    MonitoringParameters,
+    NetworkParameters,
+    OutputParameters,
+)
 
 if TYPE_CHECKING:
     from depthforge_ros.pipeline import PipelineSettings
@@ -38,286 +44,12 @@ OUTPUTS = (
 LATCHED = ("labels", "label_info", "legend")
 """What tells the classes, once for listeners now and later, by the name of its private topic."""
 
-ALL = "all"
-
 
 @dataclass(frozen=True)
-class Parameters:
+class Parameters(  # fields in the order of the bases from last to first
+    MonitoringParameters, GroundParameters, OutputParameters, InputParameters, NetworkParameters
+):
     """The values of all parameters. Raises ValueError naming a value that is not allowed."""
-
-    variant: str = parameter(
-        "nano",
-        Effect.CONFIGURE,
-        "Network: the name of a file in models/variants, dinov2_s+outdoor for one of its "
-        "alternatives, or the path of a .yaml file like them.",
-    )
-    checkpoint: str = parameter(
-        "",
-        Effect.CONFIGURE,
-        "Weights: a .safetensors file, or several joined by commas; empty: the ones that ship with "
-        "the variant; 'untrained': random ones; 'instant': no network, the same answer at once.",
-    )
-    device: str = parameter(
-        "auto",
-        Effect.CONFIGURE,
-        "Where the network runs: cpu, cuda, cuda:1; auto: cuda where there is one.",
-    )
-    backend: str = parameter(
-        "auto",
-        Effect.CONFIGURE,
-        "What runs the network: eager: PyTorch; inductor: compiled by PyTorch; tensorrt: compiled "
-        "by NVIDIA's; auto: the fastest that is here and agrees with eager fp32, which on a CPU is "
-        "eager.",
-        choices=("auto", "eager", "inductor", "tensorrt"),
-    )
-    precision: str = parameter(
-        "auto",
-        Effect.CONFIGURE,
-        "Arithmetic of the network: fp32, bf16 or fp16; auto: the fastest of them that the device "
-        "has and that agrees with fp32.",
-        choices=("auto", "fp32", "bf16", "fp16"),
-    )
-    image_size: str = parameter(
-        "",
-        Effect.CONFIGURE,
-        "Size of the images to come, WIDTHxHEIGHT, several joined by commas: what engines are "
-        "compiled for; empty: engines that were compiled before, for whatever they were.",
-    )
-    threads: int = parameter(
-        0,
-        Effect.CONFIGURE,
-        "Threads the network may use on the CPU; 0: as many as PyTorch chooses.",
-        low=0,
-        high=256,
-    )
-    image_transport: str = parameter(
-        "raw",
-        Effect.CONFIGURE,
-        "raw: sensor_msgs/Image on `image`; compressed: sensor_msgs/CompressedImage on "
-        "`image/compressed`.",
-        choices=("raw", "compressed"),
-    )
-    cameras: tuple[str, ...] = parameter(
-        (UNNAMED,),
-        Effect.CONFIGURE,
-        "Names of the cameras that share the network: `front` has `front/image` and "
-        "`front/camera_info`, and `~/front/semantic`; one empty name: one camera, on `image`.",
-    )
-    mode: str = parameter(
-        "whole",
-        Effect.LIVE,
-        "whole: the frame at once, fast; slide: overlapping windows of the size the network was "
-        "trained on, slower and finer.",
-        choices=("whole", "slide"),
-    )
-    short_side_px: int = parameter(
-        0,
-        Effect.LIVE,
-        "Short side to which a frame is resized before inference, 64..4096 pixels; 0: the crop of "
-        "the variant.",
-        low=0,
-        high=4096,
-    )
-    max_batch: int = parameter(
-        8,
-        Effect.LIVE,
-        "Most windows of mode `slide`, or frames of several cameras, that run at once.",
-        low=1,
-        high=64,
-    )
-    confidence_threshold: float = parameter(
-        0.0,
-        Effect.LIVE,
-        "Pixels less certain than this become 255 (unlabelled) in ~/semantic.",
-        low=0.0,
-        high=1.0,
-    )
-    full_size: bool = parameter(
-        True,
-        Effect.LIVE,
-        "true: outputs have the size of the image; false: the size of the inference, and "
-        "~/camera_info is scaled with them.",
-    )
-    outputs: str = parameter(
-        ALL,
-        Effect.LIVE,
-        "Outputs of a frame that may be published, their names joined by commas; all: every one "
-        "that somebody listens to.",
-    )
-    max_depth_m: float = parameter(
-        0.0,
-        Effect.LIVE,
-        "Metres beyond which ~/depth is +Inf, which means out of range; 0: no limit.",
-        low=0.0,
-        high=1000.0,
-    )
-    depth_confidence_threshold: float = parameter(
-        0.0,
-        Effect.LIVE,
-        "Pixels whose class is less certain than this have NaN, which means unknown, for depth and "
-        "in ~/points; an obstacle in ~/drivable stays one.",
-        low=0.0,
-        high=1.0,
-    )
-    palette: str = parameter(
-        "",
-        Effect.LIVE,
-        "Colours of classes for people, person=#ff0000, several joined by commas, without a space "
-        "before #, which YAML takes for a comment; classes that are not named keep those of the "
-        "label set. ~/labels and ~/legend are sent anew.",
-    )
-    overlay_opacity: float = parameter(
-        0.5,
-        Effect.LIVE,
-        "How much of ~/overlay is class colour and how little of it is image.",
-        low=0.0,
-        high=1.0,
-    )
-    camera_height_m: float = parameter(
-        0.0,
-        Effect.CONFIGURE,
-        "Height of the camera above the ground, 0.1..10 m: ~/drivable needs it, and a relative "
-        "variant gives metres by it, as the road's plane then gives ~/depth beside "
-        "~/inverse_depth. 0: unknown, neither of them.",
-        low=0.0,
-        high=10.0,
-    )
-    base_frame: str = parameter(
-        "base_footprint",
-        Effect.CONFIGURE,
-        "frame_id of ~/drivable: level, x forward, y left, its origin on the ground. The camera_ "
-        "parameters are the camera's place in it; tf is not asked.",
-    )
-    camera_x_m: float = parameter(
-        0.0, Effect.CONFIGURE, "Metres of the camera before base_frame.", low=-100.0, high=100.0
-    )
-    camera_y_m: float = parameter(
-        0.0, Effect.CONFIGURE, "Metres of the camera left of base_frame.", low=-100.0, high=100.0
-    )
-    camera_roll_rad: float = parameter(
-        0.0,
-        Effect.CONFIGURE,
-        "Turn of the camera about its axis in base_frame, right side down (as in a URDF).",
-        low=-math.pi,
-        high=math.pi,
-    )
-    camera_pitch_rad: float = parameter(
-        0.0,
-        Effect.CONFIGURE,
-        "How far the camera looks down in base_frame (as in a URDF).",
-        low=-math.pi / 2,
-        high=math.pi / 2,
-    )
-    camera_yaw_rad: float = parameter(
-        0.0,
-        Effect.CONFIGURE,
-        "How far the camera looks to the left in base_frame (as in a URDF).",
-        low=-math.pi,
-        high=math.pi,
-    )
-    drivable_classes: str = parameter(
-        "road",
-        Effect.CONFIGURE,
-        "Classes that ~/drivable shows as free ground, joined by commas; road,sidewalk,terrain for "
-        "a robot that may leave the road.",
-    )
-    obstacle_classes: str = parameter(
-        "",
-        Effect.CONFIGURE,
-        "Classes that ~/drivable shows as occupied, joined by commas; empty: all but the drivable "
-        "ones and sky.",
-    )
-    drivable_cell_m: float = parameter(
-        0.2, Effect.CONFIGURE, "Side of a cell of ~/drivable, metres.", low=0.02, high=5.0
-    )
-    drivable_range_m: float = parameter(
-        40.0,
-        Effect.CONFIGURE,
-        "How far ~/drivable reaches from base_frame, to every side, metres.",
-        low=1.0,
-        high=200.0,
-    )
-    obstacle_height_m: float = parameter(
-        2.5,
-        Effect.CONFIGURE,
-        "Height above the ground from which on nothing is in the way: bridges, signs, branches.",
-        low=0.1,
-        high=20.0,
-    )
-    ground_tolerance_m: float = parameter(
-        0.2,
-        Effect.CONFIGURE,
-        "How far above or below the ground's plane drivable pixels may be to count as ground, "
-        "beside 3 % of their distance.",
-        low=0.01,
-        high=2.0,
-    )
-    max_rate_hz: float = parameter(
-        0.0,
-        Effect.LIVE,
-        "Most frames of a camera inferred a second, to leave time for others; 0: no limit.",
-        low=0.0,
-        high=1000.0,
-    )
-    stall_after_s: float = parameter(
-        1.0,
-        Effect.LIVE,
-        "Seconds without an image, in work on one, or without an acknowledgement by a listener, "
-        "after which /diagnostics, at its next report within a second, warns.",
-        low=0.1,
-        high=3600.0,
-    )
-    stall_error_after_s: float = parameter(
-        4.0,
-        Effect.LIVE,
-        "Seconds without an image that can be served, or without an acknowledgement by a listener, "
-        "after which /diagnostics, at its next report, tells an error.",
-        low=0.1,
-        high=3600.0,
-    )
-    max_inference_s: float = parameter(
-        4.0,
-        Effect.LIVE,
-        "Seconds of work on one frame after which /diagnostics, at its next report, tells an "
-        "error: the engine hangs.",
-        low=0.1,
-        high=3600.0,
-    )
-    max_frame_age_s: float = parameter(
-        1.0,
-        Effect.LIVE,
-        "Most seconds, in ROS time, that a frame's stamp may be behind the clock, or ahead of it: "
-        "one that is when it arrives or when its turn comes is dropped as drop_stale says, and "
-        "one that is when it is published is warned of in /diagnostics; 0: no limit.",
-        low=0.0,
-        high=3600.0,
-    )
-    drop_stale: bool = parameter(
-        True,
-        Effect.LIVE,
-        "true: frames beyond max_frame_age_s are dropped and counted as stale, future or "
-        "zero_stamp; false: they are served, and /diagnostics warns.",
-    )
-    degradation_warn: float = parameter(
-        0.7,
-        Effect.LIVE,
-        "Degradation of a frame, 0..1, by its image and the network's doubt, from which on "
-        "/diagnostics warns; 0: never.",
-        low=0.0,
-        high=1.0,
-    )
-    degradation_error: float = parameter(
-        0.9,
-        Effect.LIVE,
-        "Degradation of a frame from which on /diagnostics reports an error; 0: never.",
-        low=0.0,
-        high=1.0,
-    )
-    autostart: bool = parameter(
-        True,
-        Effect.STARTUP,
-        "Configure and activate by itself after the start; false: wait for lifecycle requests.",
-    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cameras", camera_names(self.cameras))  # ROS gives lists
@@ -333,6 +65,13 @@ class Parameters:
                 )
         self.image_sizes()
         self.colors()
+        if self.encoding and self.encoding not in INPUT_ENCODINGS:
+            raise ValueError(
+                f"encoding is {self.encoding!r}; expected nothing, or one of "
+                f"{', '.join(INPUT_ENCODINGS)}"
+            )
+        if 0 < self.sample_bits < 9:
+            raise ValueError(f"sample_bits is {self.sample_bits}; expected 0 or 9..16")
         if 0 < self.short_side_px < 64:
             raise ValueError(f"short_side_px is {self.short_side_px}; expected 0 or 64..4096")
         if 0 < self.camera_height_m < 0.1:
