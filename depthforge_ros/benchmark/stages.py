@@ -66,14 +66,14 @@ class Meter(Generic[Mark]):
     def watching(self, network: DepthForge | Deployed) -> Iterator[None]:
         """While the network runs once in it, spans are noted."""
         self._spans.clear()
-        started: dict[nn.Module, Mark] = {}
+        entry_marks: dict[nn.Module, Mark] = {}
 
         def entered(module: nn.Module, _: Any) -> None:
-            started[module] = self._mark()
+            entry_marks[module] = self._mark()
 
         def left(stage: str) -> Callable[[nn.Module, Any, Any], None]:
             def note(module: nn.Module, _: Any, __: Any) -> None:
-                self._spans.append((stage, started.pop(module), self._mark()))
+                self._spans.append((stage, entry_marks.pop(module), self._mark()))
 
             return note
 

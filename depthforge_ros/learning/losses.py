@@ -129,10 +129,10 @@ def _one_prediction(
         points = uncertain_points(logits, matches.counts, generators, settings)  # [N, P, 2]
         values = sample_points(logits[:, None], points)[:, 0]  # [N, P]
         ids, shares = labels_at(targets.labels, matches.images, points)  # [N, 4, P]
-        targets = (shares * (ids == matches.classes[:, None, None])).sum(1)  # [N, P]
+        masks = (shares * (ids == matches.classes[:, None, None])).sum(1)  # [N, P]
         weight = (shares * (ids != UNLABELLED)).sum(1)
-        mask_sum = _binary_cross_entropy(values, targets, weight).sum()
-        dice_sum = _dice(values.sigmoid(), targets, weight).sum()
+        mask_sum = _binary_cross_entropy(values, masks, weight).sum()
+        dice_sum = _dice(values.sigmoid(), masks, weight).sum()
     weights = class_logits.new_ones(nothing + 1)
     weights[nothing] = settings.no_object
     losses = F.cross_entropy(class_logits.flatten(0, 1), truth.flatten(), weights, reduction="sum")
@@ -172,10 +172,10 @@ def match(
     points = _random_points([1] * B, settings.points, generators)  # [B, P, 2]
     values = sample_points(mask_logits.float(), points)  # [B, Q, P]
     ids, shares = labels_at(targets.labels, torch.arange(B, device=points.device), points)
-    targets = values.new_zeros(B, K + 1, settings.points)  # the last row: unlabelled
-    targets = targets.scatter_add_(1, ids.clamp_max(K), shares)[:, :K]
+    masks = values.new_zeros(B, K + 1, settings.points)  # the last row: unlabelled
+    masks = masks.scatter_add_(1, ids.clamp_max(K), shares)[:, :K]
     weight = (shares * (ids != UNLABELLED)).sum(1, keepdim=True)  # [B, 1, P]
-    costs = matching_cost(class_logits.float(), values, targets, weight, settings).cpu().numpy()
+    costs = matching_cost(class_logits.float(), values, masks, weight, settings).cpu().numpy()
     queries, classes = [], []
     for cost, present in zip(costs.astype(np.float64), targets.present, strict=True):
         if not np.isfinite(cost).all():
@@ -194,20 +194,20 @@ def match(
 def matching_cost(
     class_logits: Tensor,
     values: Tensor,
-    targets: Tensor,
+    masks: Tensor,
     weight: Tensor,
     settings: LossSettings,
 ) -> Tensor:
     """Cost [B, Q, K] of query q for the mask of class k at points x:
     -λ_cls·softmax(class_q)[k] + λ_mask·BCE(mask_q, mask_k) + λ_dice·dice(mask_q, mask_k).
 
-    class_logits: [B, Q, K + 1]. values: mask logits [B, Q, P]. targets: masks [B, K, P]. weight: of
+    class_logits: [B, Q, K + 1]. values: mask logits [B, Q, P]. masks: masks [B, K, P]. weight: of
     the points [B, 1, P].
     """
     of_class = -class_logits.softmax(-1)[..., :-1]  # [B, Q, K]
     # BCE(x, y) = softplus(x) - x·y, split so that it is a matrix product.
     total = weight.sum(-1, keepdim=True).clamp_min(1.0)  # [B, 1, 1]
-    weighted = (targets * weight).mT  # [B, P, K]
+    weighted = (masks * weight).mT  # [B, P, K]
     of_mask = ((F.softplus(values) * weight).sum(-1, keepdim=True) - values @ weighted) / total
     probability = values.sigmoid()
     overlap = probability @ weighted
@@ -280,14 +280,14 @@ def _random_points(
     )
 
 
-def _binary_cross_entropy(values: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+def _binary_cross_entropy(values: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
     """Mean over the points of -y·log σ(x) - (1 - y)·log(1 - σ(x)), for every mask: [T]."""
-    losses = F.binary_cross_entropy_with_logits(values, targets, weight, reduction="none")
+    losses = F.binary_cross_entropy_with_logits(values, masks, weight, reduction="none")
     return losses.sum(-1) / weight.sum(-1).clamp_min(1.0)
 
 
-def _dice(probability: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+def _dice(probability: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
     """1 - (2·Σ p·y + 1) / (Σ p + Σ y + 1) over the points, for every mask: [T]."""
-    overlap = (probability * targets * weight).sum(-1)
-    sizes = ((probability + targets) * weight).sum(-1)
+    overlap = (probability * masks * weight).sum(-1)
+    sizes = ((probability + masks) * weight).sum(-1)
     return 1 - (2 * overlap + 1) / (sizes + 1)
