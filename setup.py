@@ -43,6 +43,8 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=[
         "numpy<2.3",  # cv_bridge's wheel fails with later ones
+        "onnx>=1.17",
+        "onnxscript>=0.5",
         "opencv-python-headless",
         "pyyaml",
         "safetensors",
@@ -51,6 +53,7 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "export": ["onnxruntime>=1.20"],  # `depthforge export` checks every file with it
         # ROS 2 Jazzy from wheels (x86-64 Linux), for machines without a ROS distribution. All of
         # one release: they share C libraries whose layout changes between releases.
         "ros": [
@@ -65,6 +68,7 @@ setup(
         "test": [
             "colcon-common-extensions",
             "hypothesis>=6",
+            "onnxruntime>=1.20",
             "pytest>=8",
             "ruff>=0.17,<0.18",  # what it reports and how it formats changes between minors
             "scikit-learn",

@@ -49,6 +49,7 @@ VERBS = {
     "play": Verb("publish images or a bag as if they were live", "ros.play.play_command"),
     "annotate": Verb("copy a bag and add masks and depth", "ros.bags.annotate_command"),
     "benchmark": Verb("measure the node or the network alone", "benchmark.benchmark_command"),
+    "export": Verb("write a network as ONNX for other runtimes", "engine.export_command"),
     "compile": Verb(
         "build engines ahead of time, or list unsupported operators", "engine.compile_command"
     ),
