@@ -80,7 +80,7 @@ def test_attention_written_out_is_attention():
 def test_two_settings_are_measured_in_turn(tmp_path, capsys):
     out = tmp_path / "figures.json"
     options = ["--variant", str(TINY / "tiny.yaml"), "--checkpoint"]
-    options += [str(TINY / "tiny_weights.safetensors"), "--crop", "64x96", "--device", "cpu"]
+    options += [str(TINY / "tiny_weights.safetensors"), "--crop", "96x64", "--device", "cpu"]
     options += ["--runs", "2", "--json", str(out)]
     assert cli.main(["benchmark", "network", "fp32", "--vs", "plain", *options]) == 0
     figures = json.loads(out.read_text("utf-8"))
