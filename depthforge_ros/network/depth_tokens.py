@@ -34,16 +34,18 @@ class DepthTokens(nn.Module):
         nn.init.uniform_(self.a, -bound, bound)
         nn.init.uniform_(self.b, -bound, bound)
 
-    def forward(self, x: Tensor, depth: Tensor, layer: int) -> Tensor:
+    def forward(self, x: Tensor, depth: Tensor | None, layer: int, prefix: int = 1) -> Tensor:
         """Refine visual features x [B, P + N, C] by the patches' depth features [B, N, C].
 
-        f ← f + s·W_f(w[1:]·W_t(T[1:]) + f) with w = softmax((f·Tᵀ + d·Tᵀ) / √C). The P tokens
-        before the patches, the class token and registers, pass through.
+        f ← f + s·W_f(w[1:]·W_t(T[1:]) + f) with w = softmax((f·Tᵀ + d·Tᵀ) / √C), and d = 0 if
+        depth is None, as in Rein (arXiv 2312.04265). prefix: P, the class token and registers
+        before the patches, which are returned unchanged.
         """
-        prefix = x.shape[1] - depth.shape[1]
         tokens = self.a[layer] @ self.b[layer]  # [m, C]
         features = x[:, prefix:]  # [B, N, C]
-        similarity = features @ tokens.T + depth @ tokens.T  # [B, N, m]
+        similarity = features @ tokens.T  # [B, N, m]
+        if depth is not None:
+            similarity = similarity + depth @ tokens.T
         weights = (similarity / math.sqrt(x.shape[-1])).softmax(-1)
         # The first token is where attention goes when nothing needs correcting.
         correction = weights[..., 1:] @ self.token_to_feature(tokens[1:])  # [B, N, C]

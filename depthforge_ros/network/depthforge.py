@@ -118,23 +118,29 @@ class DepthForge(nn.Module):
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def encode(self, images: Tensor, depth: bool) -> Features:
-        """Both encoders, block by block, with the tokens between them."""
+        """Run both encoders block by block, with the tokens between them.
+
+        The depth encoder runs only if the tokens see it or `depth` is requested.
+        """
         images = self.normalise(images)
         rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
         x, finer = self.visual.embed(images)  # [B, P + N, C]
-        d, _ = self.depth.embed(images)  # [B, P + N, C]
+        in_tokens = self.variant.depth_in_tokens
+        d = self.depth.embed(images)[0] if depth or in_tokens else None  # [B, P + N, C]
         rotation = self.visual.rotation(rows, columns)
         visual_prefix, depth_prefix = self.variant.visual.prefix, self.variant.depth.prefix
         levels, depth_tokens = [], []
         for index, (visual_block, depth_block) in enumerate(
             zip(self.visual.blocks, self.depth.blocks, strict=True)
         ):
-            x, d = visual_block(x, *rotation), depth_block(d)
-            x = self.tokens(x, d[:, depth_prefix:], index)
+            x = visual_block(x, *rotation)
+            d = None if d is None else depth_block(d)
+            seen = d[:, depth_prefix:] if d is not None and in_tokens else None  # [B, N, C]
+            x = self.tokens(x, seen, index, visual_prefix)
             if index in self.variant.levels:
                 patches = x[:, visual_prefix:]  # [B, N, C]
                 levels.append(patches.transpose(1, 2).unflatten(2, (rows, columns)))
-            if depth and index in self.variant.depth_head.blocks:
+            if depth and d is not None and index in self.variant.depth_head.blocks:
                 depth_tokens.append(self.depth.norm(d)[:, depth_prefix:])
         return Features(pyramid(levels, finer), depth_tokens)
 

@@ -20,6 +20,7 @@ from depthforge_ros.variant.labels import LabelClass, LabelSet
 from depthforge_ros.variant.sizes import (
     PATCH,
     STEM_GROUPS,
+    Adapter,
     DecoderSize,
     DepthHeadSize,
     Source,
@@ -30,6 +31,7 @@ from depthforge_ros.variant.variant import Variant
 __all__ = [
     "PATCH",
     "STEM_GROUPS",
+    "Adapter",
     "DecoderSize",
     "DepthHeadSize",
     "LabelClass",

@@ -3,7 +3,7 @@
 
 A variant's file may hold `alternatives`: what another checkpoint of the same size changes, say
 metric depth. `dinov2_s+outdoor` is dinov2_s with its alternative `outdoor`; several are joined
-the same way.
+the same way. The alternatives of `EVERY_VARIANT` need no entry.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from depthforge_ros.variant.variant import Variant
 
 ALTERNATIVES = "alternatives"
 YAML = (".yaml", ".yml")
+EVERY_VARIANT: dict[str, dict[str, Any]] = {"rein": {"depth_in_tokens": False}}
+"""Alternatives of every variant. rein: the tokens of Rein (arXiv 2312.04265)."""
 
 
 def models_dir() -> Path:
@@ -60,9 +62,9 @@ def load_variant(name_or_path: str | Path) -> Variant:
 
 
 def alternative_names(name_or_path: str | Path) -> list[str]:
-    """What may follow `+` after the variant's name, sorted. Raises ValueError."""
+    """Return the names that may follow `+` after the variant's name, sorted. Raise ValueError."""
     data = yaml.safe_load(_file_of(_split(str(name_or_path))[0]).read_text("utf-8"))
-    return sorted(data.get(ALTERNATIVES, {}))
+    return sorted({**EVERY_VARIANT, **data.get(ALTERNATIVES, {})})
 
 
 def _split(text: str) -> tuple[str, list[str]]:
@@ -91,9 +93,10 @@ def _with_alternatives(data: dict[str, Any], chosen: Sequence[str]) -> dict[str,
     offered = data.pop(ALTERNATIVES, {})
     if not isinstance(offered, dict) or not all(isinstance(v, dict) for v in offered.values()):
         raise ValueError(f"{ALTERNATIVES} is {offered!r}; expected a mapping of mappings")
+    offered = EVERY_VARIANT | offered
     for name in chosen:
         if name not in offered:
-            there = ", ".join(sorted(offered)) or "none"
+            there = ", ".join(sorted(offered))
             raise ValueError(f"alternative {name!r} is unknown; there are: {there}")
         data = _overlaid(data, offered[name])
     if chosen:
@@ -121,13 +124,13 @@ def variant_to_mapping(variant: Variant) -> dict[str, Any]:
 
 
 def variant_differences(stored: Variant, expected: Variant) -> list[str]:
-    """Every size that differs, as `field: stored S, expected W`; names and origins may differ."""
+    """Return every difference as `field: stored S, expected W`; names and origins may differ."""
     differences = []
 
     def compare(where: str, a: Any, b: Any) -> None:
         if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
             for key in a:
-                if key not in ("name", "licence", "source"):
+                if key not in ("name", "licence", "source", "adapter"):
                     compare(f"{where}.{key}" if where else key, a[key], b[key])
         elif isinstance(a, list) and isinstance(b, list) and a and isinstance(a[0], dict):
             if [entry["name"] for entry in a] != [entry["name"] for entry in b]:

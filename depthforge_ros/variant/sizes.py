@@ -19,12 +19,14 @@ STEM_GROUPS = 8
 class Source:
     """Where the published weights of a part are, as their authors publish them.
 
-    sha256: of the file, None where nobody has published it. size_mb: its size, in 10⁶ bytes.
+    sha256: of the file, None if nobody has published it. size_mb: its size, in 10⁶ bytes. name: to
+    store the file under, if several are published under one name.
     """
 
     url: str
     sha256: str | None = None
     size_mb: int | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if not self.url.startswith("https://") or not self.file:
@@ -34,8 +36,16 @@ class Source:
 
     @property
     def file(self) -> str:
-        """What the file is called."""
-        return self.url.rpartition("/")[2]
+        """The name to store the file under."""
+        return self.name or self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Published weights of everything that is trained on the frozen encoders, and their licence."""
+
+    licence: str
+    source: Source
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from depthforge_ros.variant.labels import LabelSet
-from depthforge_ros.variant.sizes import PATCH, DecoderSize, DepthHeadSize, VitSize
+from depthforge_ros.variant.sizes import PATCH, Adapter, DecoderSize, DepthHeadSize, VitSize
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class Variant:
 
     levels: visual blocks (from 0) that feed the decoder, fine to coarse. crop, stride: pixels of
     the sliding window. mean, std: of RGB 0..255. tokens: learnable tokens a layer = queries.
+    depth_in_tokens: whether the tokens see depth features (DepthForge) or only visual ones (Rein,
+    arXiv 2312.04265). adapter: the published adapter, None if it is trained by the user.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Variant:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     labels: LabelSet
+    depth_in_tokens: bool = True
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         if self.crop % PATCH:

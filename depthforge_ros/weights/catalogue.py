@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the variants need, what of it is here, and under which terms."""
+"""Parts of the variants: sizes, licences, sources, and files that are here."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from depthforge_ros.weights.convert import shapes_of
 
 FLOAT32_BYTES = 4
 PARTS = {"visual": ("visual",), "depth": ("depth", "depth_head"), "adapter": ADAPTER_PARTS}
-"""What people exchange: an encoder, the other with its head, and all that is trained."""
+"""Parts as files hold them: an encoder, the other with its head, and everything trained."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One part of one variant. file: what holds it here, None where nothing does."""
+    """One part of one variant. file: the file here that holds it, None if there is none."""
 
     variant: str
     part: str
@@ -30,10 +30,12 @@ class Row:
 
 
 def rows(variant: Variant, folder: Path) -> Iterator[Row]:
-    """Every part of the variant: its size in float32 (10⁶ bytes), licence, and where it is."""
+    """Yield every part of the variant: size in float32 (10⁶ bytes), licence and file."""
     shapes = shapes_of(variant)
     present = _present(variant, folder)
     licences = {"visual": variant.visual.licence, "depth": variant.depth.licence}
+    if variant.adapter is not None:
+        licences["adapter"] = variant.adapter.licence
     for part, names in PARTS.items():
         begins = tuple(f"{name}." for name in names)
         count = sum(math.prod(s) for name, s in shapes.items() if name.startswith(begins))
@@ -43,7 +45,7 @@ def rows(variant: Variant, folder: Path) -> Iterator[Row]:
 
 
 def table(rows_: list[Row]) -> str:
-    """The rows for people, under a head line."""
+    """Return the rows as aligned text under a header line."""
     cells = [("variant", "part", "MB", "licence", "present")]
     for row in rows_:
         licence = row.licence + (" (non-commercial)" if is_noncommercial(row.licence) else "")
@@ -56,12 +58,12 @@ def table(rows_: list[Row]) -> str:
 
 
 def sources(variant: Variant) -> dict[str, tuple[Source, str]]:
-    """Where the encoders' published weights are, and their licence."""
-    encoders = {"visual": variant.visual, "depth": variant.depth}
+    """Return source and licence of every part whose weights are published."""
+    parts = {"visual": variant.visual, "depth": variant.depth, "adapter": variant.adapter}
     return {
-        part: (size.source, size.licence)
-        for part, size in encoders.items()
-        if size.source is not None
+        part: (origin.source, origin.licence)
+        for part, origin in parts.items()
+        if origin is not None and origin.source is not None
     }
 
 
@@ -71,7 +73,7 @@ def is_noncommercial(licence: str) -> bool:
 
 
 def _present(variant: Variant, folder: Path) -> dict[str, Path]:
-    """For each part of the network the first file that holds it."""
+    """Return for each part of the network the first file that holds it."""
     whole = f"{variant.name}.safetensors"
     files = [models_dir() / "checkpoints" / whole, folder / whole]
     files += sorted(folder.glob(f"{variant.name}.*.safetensors"))  # parts of it

@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From files as their makers publish them to one of ours.
+"""Conversion of files as their authors publish them into one of ours.
 
-Each file's names are brought to ours, 14-pixel patch kernels and position tables are resampled to
-the variant's grid, half precision is widened. What needs no change stays a view of the file it
-came from, so a conversion holds one copy of the weights.
+Names become ours, 14-pixel patch kernels and position tables are resampled to the variant's grid,
+half precision is widened. Unchanged tensors stay views of their file, so a conversion holds one
+copy of the weights. Rein's adapters (arXiv 2312.04265) lack the refinement decoder: it becomes
+zeros, under which it returns the finest map unchanged.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from depthforge_ros.frame import DepthKind
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS, DepthForge
 from depthforge_ros.network.weights.files import WeightsError, WeightsFile, open_weights
-from depthforge_ros.network.weights.load import refuse_other_networks, refuse_other_variants
+from depthforge_ros.network.weights.load import refuse_other_variants
 from depthforge_ros.network.weights.names import (
     STORED_BUT_UNUSED,
     Layout,
@@ -26,8 +29,13 @@ from depthforge_ros.network.weights.names import (
     layout_of,
 )
 from depthforge_ros.network.weights.resample import resample_kernel, resample_positions
-from depthforge_ros.network.weights.sizes import other_sizes, shapes_by_our_names
-from depthforge_ros.variant import Variant
+from depthforge_ros.network.weights.sizes import (
+    configured_crop,
+    encoder_sizes,
+    other_sizes,
+    shapes_by_our_names,
+)
+from depthforge_ros.variant import Variant, load_variant, variant_names
 
 MADE_FROM = "depthforge.made_from"
 """Metadata key: for each part the file it came from, as JSON."""
@@ -35,14 +43,21 @@ MADE_FROM = "depthforge.made_from"
 PRETRAINING_ONLY = ("head.", "fc_norm.", "lm_head.", "norm.", "rope.")
 """Begins of names in a published visual encoder that only its own training needs."""
 
+REFINEMENT_OFF = "nothing: zero, so that it changes nothing"
+"""Origin of the refinement decoder of a converted Rein adapter."""
+
 
 @dataclass(frozen=True)
 class Conversion:
-    """Whole parts of a variant's network by our names, and the file that gave each part."""
+    """Complete parts of a variant's network by our names, and the file of each part.
+
+    trained_crop: side of the crops the adapter was trained with, None if no file names it.
+    """
 
     variant: Variant
     state: Mapping[str, Tensor]
     made_from: Mapping[str, str]
+    trained_crop: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -78,11 +93,16 @@ def convert(
     made_from: dict[str, str] = {}
     sizes: list[str] = []
     faults: list[str] = []
+    trained_crop = None
     for path in paths:
         file = open_weights(path)
         names, unknown = our_names(file, shapes)
         _refuse_others(file, names, variant)
-        sizes += other_sizes(file, shapes_by_our_names(file.shapes, names), variant)
+        differing = other_sizes(file, shapes_by_our_names(file.shapes, names), variant)
+        if differing:
+            differing.append(f"{path.name}: {nearest_variants(file, names)}")
+        sizes += differing
+        trained_crop = configured_crop(file.config) or trained_crop
         faults += [f"unexpected {key} in {path.name}" for key in unknown]
         for ours, tensor in _fitted(file, names, variant, stored):
             part = ours.partition(".")[0]
@@ -93,20 +113,52 @@ def convert(
                 faults.append(f"{ours} in {path.name} is {list(tensor.shape)}, expected {expected}")
             state.setdefault(ours, tensor)
             made_from.setdefault(part, path.name)
+        if layout_of(file.shapes) is Layout.REIN and not faults:
+            off = {n: torch.zeros(s) for n, s in shapes.items() if n.startswith("refinement.")}
+            state |= off
+            made_from["refinement"] = REFINEMENT_OFF
     started = tuple(f"{part}." for part in made_from)
     faults += [
         f"missing {ours}" for ours in shapes if ours.startswith(started) and ours not in state
     ]
-    if faults or not state:
+    if faults or sizes or not state:
         found = f"cannot become variant {variant.name!r}, {len(faults)} faults:"
         head = f"{', '.join(map(str, paths))} {found}"
         raise WeightsError("\n  ".join([head, *sizes, *faults]))
     parts = (part for part in (*FROZEN_PARTS, *ADAPTER_PARTS) if part in made_from)
-    return Conversion(variant, state, {part: made_from[part] for part in parts})
+    return Conversion(variant, state, {part: made_from[part] for part in parts}, trained_crop)
+
+
+def nearest_variants(file: WeightsFile, names: Mapping[str, tuple[str, ...]]) -> str:
+    """Return a hint which shipped variants have the widths and blocks of the file.
+
+    names: ours, of what the file holds.
+    """
+    shapes = shapes_by_our_names(file.shapes, names)
+    held = encoder_sizes(shapes, "visual") or encoder_sizes(shapes, "depth")
+    if held is None and {"tokens.a", "tokens.b"} <= shapes.keys():
+        held = shapes["tokens.b"][-1], shapes["tokens.a"][0]
+    rein = "+rein" if layout_of(file.shapes) is Layout.REIN else ""
+    fitting = []
+    for name in variant_names():
+        visual = load_variant(name).visual
+        if (visual.width, visual.blocks) == held:
+            fitting.append(f"{name}{rein}")
+    return f"variants of its size: {', '.join(fitting) or 'none'}"
 
 
 def shapes_of(variant: Variant) -> dict[str, tuple[int, ...]]:
-    """Every parameter of the variant's network by our name; no memory is taken for them."""
+    """Return every parameter of the variant's network by our name, without allocating them."""
+    # What changes no shape is left out, so that variants of one size are built once.
+    head = replace(variant.depth_head, kind=DepthKind.RELATIVE, max_depth_m=None, focal_px=None)
+    visual = replace(variant.visual, licence="", source=None)
+    depth = replace(variant.depth, licence="", source=None)
+    same = {"name": "", "adapter": None, "depth_in_tokens": True, "depth_head": head}
+    return _shapes(replace(variant, visual=visual, depth=depth, **same))
+
+
+@functools.lru_cache
+def _shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         network = DepthForge(variant)
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
@@ -123,7 +175,7 @@ def our_names(
     layout = layout_of(file.shapes)
     if layout is None:
         first = ", ".join(list(file.shapes)[:3])
-        known = ", ".join(known.value for known in Layout if known is not Layout.REIN)
+        known = ", ".join(known.value for known in Layout)
         raise WeightsError(f"{file.path} holds {first}, …; expected weights of one of: {known}")
     aliases = {alias: (name,) for name in expected for alias in aliases_of(name)}
     if layout is Layout.DEPTH_ANYTHING:
@@ -153,8 +205,11 @@ def our_names(
 def _refuse_others(
     file: WeightsFile, names: Mapping[str, tuple[str, ...]], variant: Variant
 ) -> None:
-    refuse_other_networks(file)
-    kind = {Layout.DINOV2: "dinov2", Layout.EVA02: "eva02"}.get(layout_of(file.shapes))
+    layout = layout_of(file.shapes)
+    held = {name for pieces in names.values() for name in pieces}
+    if (mismatch := token_mismatch(layout, held, variant)) is not None:
+        raise WeightsError(f"{file.path} is {mismatch}")
+    kind = {Layout.DINOV2: "dinov2", Layout.EVA02: "eva02"}.get(layout)
     if kind not in (None, variant.visual.kind):
         raise WeightsError(
             f"{file.path} is a visual encoder of kind {kind}, variant {variant.name!r} wants "
@@ -163,6 +218,26 @@ def _refuse_others(
     if file.variant is not None:
         ours = (name for pieces in names.values() for name in pieces)
         refuse_other_variants(file, file.variant, variant, ours)
+
+
+def token_mismatch(layout: Layout | None, held: Collection[str], variant: Variant) -> str | None:
+    """Return why tokens of this layout are not the variant's, None if they are or if it has none.
+
+    held: our names of what the file holds.
+    """
+    if layout not in (Layout.REIN, Layout.AUTHORS):
+        return None
+    if not any(name.startswith("tokens.") for name in held):
+        return None
+    sees_depth = layout is Layout.AUTHORS
+    if variant.depth_in_tokens == sees_depth:
+        return None
+    what = "depth and visual" if sees_depth else "only visual"
+    other = variant.name.partition("+")[0] + ("" if sees_depth else "+rein")
+    return (
+        f"{layout.value}, whose tokens see {what} features; those of variant {variant.name!r} do "
+        f"not, those of {other!r} do"
+    )
 
 
 def _fitted(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file of weights is, without being told."""
+"""Identification of files of weights by their names and shapes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from depthforge_ros.network.weights.names import Layout, layout_of
 from depthforge_ros.network.weights.sizes import other_sizes, shapes_by_our_names
 from depthforge_ros.resources import sha256_of
 from depthforge_ros.variant import Variant
-from depthforge_ros.weights.convert import our_names, shapes_of
+from depthforge_ros.weights.convert import our_names, shapes_of, token_mismatch
 
 SHOWN_NAMES = 10
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a file.
+    """Findings about one file.
 
-    layout: whose names it uses, None where they are nobody's we know. variant: the one it carries
-    or is nearest to, None where it is of no network of ours. parts: of the network it begins.
-    missing: our names of those parts that it lacks. unexpected: its keys that are nothing of that
-    variant. differences: sizes and shapes that are not the variant's. not_finite: keys that hold
-    NaN or infinity.
+    layout: convention of its names, None if unknown. variant: the one stored in it or nearest to
+    its shapes, None if it is no known network. parts: of the network, at least partly in the file.
+    missing: our names of those parts that it lacks. unexpected: keys that the variant has not.
+    differences: sizes and shapes that are not the variant's. not_finite: keys that hold NaN or
+    infinity.
     """
 
     file: WeightsFile
@@ -43,13 +43,13 @@ class Report:
 
     @property
     def fits(self) -> bool:
-        """Whether every part it begins is the variant's, whole."""
+        """Return whether every part in the file is complete and the variant's."""
         faults = (*self.differences, *self.missing, *self.unexpected)
         return self.variant is not None and not faults
 
 
 def inspect(path: Path, variants: Iterable[Variant]) -> Report:
-    """Read the whole file. variants: to be guessed among. Raises WeightsError, OSError."""
+    """Read the file. variants: candidates. Raise WeightsError, OSError."""
     file = open_weights(path)
     sha256, layout = sha256_of(path), layout_of(file.shapes)
     not_finite = tuple(
@@ -57,9 +57,13 @@ def inspect(path: Path, variants: Iterable[Variant]) -> Report:
         for key, tensor in file.tensors(file.shapes)
         if tensor.is_floating_point() and not torch.isfinite(tensor).all()
     )
-    if layout in (None, Layout.REIN):
+    if layout is None:
         return Report(file, sha256, layout, None, (), (), (), (), not_finite)
-    candidates = [file.variant] if file.variant is not None else list(variants)
+    given = list(variants)
+    # Rein's variants and DepthForge's have the same shapes.
+    candidates = [v for v in given if v.depth_in_tokens is (layout is not Layout.REIN)] or given
+    if file.variant is not None:
+        candidates = [file.variant]
     reports = [_against(file, sha256, layout, variant, not_finite) for variant in candidates]
     return min(reports, key=lambda r: len(r.differences) + len(r.missing) + len(r.unexpected))
 
@@ -109,7 +113,9 @@ def _against(
     held = {name for pieces in names.values() for name in pieces}
     parts = tuple(dict.fromkeys(name.partition(".")[0] for name in shapes if name in held))
     missing = tuple(name for name in shapes if name.partition(".")[0] in parts and name not in held)
+    mismatch = token_mismatch(layout, held, variant)
     differences = [
+        *([] if mismatch is None else [mismatch]),
         *other_sizes(file, shapes_by_our_names(file.shapes, names), variant),
         *_other_shapes(file, names, shapes),
     ]

@@ -32,9 +32,9 @@ PUBLISHED = "published"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `depthforge weights`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    list_ = _action(actions, "list", "variants, their parts, sizes, licences, and what is here")
+    list_ = _action(actions, "list", "list variants, their parts, sizes, licences and files")
     list_.add_argument("variants", nargs="*", metavar="VARIANT", help="only these")
-    fetch = _action(actions, "fetch", "download a variant's published encoders and convert them")
+    fetch = _action(actions, "fetch", "download a variant's published weights and convert them")
     fetch.add_argument("variant", metavar="VARIANT", help="name, or NAME+ALTERNATIVE")
     fetch.add_argument(
         "--accept-noncommercial",
@@ -103,10 +103,15 @@ def _every_name() -> list[str]:
 def _list(args: argparse.Namespace) -> int:
     names = args.variants or variant_names()
     rows = [row for name in names for row in catalogue.rows(load_variant(name), args.folder)]
+    if not args.variants:
+        others = {name: load_variant(name) for name in _every_name() if name not in names}
+        published = [variant for variant in others.values() if variant.adapter is not None]
+        for variant in published:
+            rows += [row for row in catalogue.rows(variant, args.folder) if row.part == "adapter"]
+        names = [name for name, variant in others.items() if variant not in published]
     print(catalogue.table(rows))
     if not args.variants:
-        more = [name for name in _every_name() if name not in names]
-        print(f"\nwith another encoder or head: {', '.join(more)}")
+        print(f"\nwith another encoder, head or adapter: {', '.join(names)}")
     print(f"folder: {args.folder}")
     return 0
 
@@ -136,7 +141,7 @@ def _fetch(args: argparse.Namespace) -> int:
     files = []
     for part in ("visual", "depth"):
         if part not in needed:
-            print(f"{part}: its makers have not published it")
+            print(f"{part}: not published by its authors")
     for part, (source, licence) in needed.items():
         size = "" if source.size_mb is None else f", {source.size_mb} MB"
         print(f"{part}: {source.file}{size}, {licence}", flush=True)
@@ -144,7 +149,7 @@ def _fetch(args: argparse.Namespace) -> int:
         files.append(args.folder / PUBLISHED / source.file)
         digest = download(url, files[-1], source.sha256)
         if source.sha256 is None:
-            print(f"{part}: SHA-256 {digest}, not known beforehand")
+            print(f"{part}: SHA-256 {digest}; its authors publish none to compare with")
     _save(convert(variant, files), target)
     print(f"what was downloaded is kept in {args.folder / PUBLISHED} for variants that share it")
     if args.folder != weights_folder():
@@ -187,6 +192,11 @@ def _save(made: Conversion, target: Path) -> None:
     for part, source in made.made_from.items():
         print(f"{part} from {source}")
     print(f"written: {target}")
+    if made.trained_crop not in (None, made.variant.crop):
+        print(
+            f"the adapter was trained with crops of {made.trained_crop} px; variant "
+            f"{made.variant.name!r} has {made.variant.crop}"
+        )
     for part, size in (("visual", made.variant.visual), ("depth", made.variant.depth)):
         if part in made.made_from and catalogue.is_noncommercial(size.licence):
             print(f"{part} is {size.licence}: not for commercial use")
@@ -199,6 +209,8 @@ def _save(made: Conversion, target: Path) -> None:
 
 def _inspect(args: argparse.Namespace) -> int:
     names = [args.variant] if args.variant else _every_name()
-    report = inspection.inspect(args.file, [load_variant(name) for name in names])
+    # Published adapters have the shapes of `+rein`.
+    variants = [v for v in map(load_variant, names) if args.variant or v.adapter is None]
+    report = inspection.inspect(args.file, variants)
     print(inspection.text(report))
     return 0 if report.fits and not report.not_finite else 1

@@ -38,10 +38,14 @@ def test_every_variant_survives_being_stored(name):
 
 def test_the_shipped_variants_are_the_documented_ones():
     assert variant_names() == ["dinov2_b", "dinov2_g", "dinov2_l", "dinov2_s", "eva02_l", "nano"]
-    assert alternative_names("dinov2_l") == ["indoor", "outdoor", "registers"]
-    assert alternative_names("eva02_l") == ["indoor", "outdoor"]
-    assert alternative_names("dinov2_g") == ["registers"]
-    assert alternative_names("nano") == []
+    assert alternative_names("dinov2_l") == [
+        "crop1024", "indoor", "outdoor", "registers", "rein", "rein_cityscapes",
+        "rein_cityscapes_sixteenth", "rein_gta5", "rein_gta5_synthia",
+        "rein_urbansyn_gta5_synthia",
+    ]  # fmt: skip
+    assert alternative_names("eva02_l") == ["crop1024", "indoor", "outdoor", "rein", "rein_gta5"]
+    assert alternative_names("dinov2_g") == ["registers", "rein"]
+    assert alternative_names("nano") == ["rein"]
     assert load_variant("dinov2_l").depth.licence == "CC-BY-NC-4.0"
     assert load_variant("dinov2_s").depth.licence == "Apache-2.0"
     assert load_variant("nano").depth_head.kind is DepthKind.METRIC
@@ -50,7 +54,10 @@ def test_the_shipped_variants_are_the_documented_ones():
 @pytest.mark.parametrize("name", EVERY)
 def test_every_part_says_where_its_weights_are(name):
     variant = load_variant(name)
-    published = {"visual": name != "nano", "depth": not name.startswith(("nano", "dinov2_g"))}
+    published = {
+        "visual": not name.startswith("nano"),
+        "depth": not name.startswith(("nano", "dinov2_g")),
+    }
     for part, there in published.items():
         encoder = getattr(variant, part)
         assert (encoder.source is not None) == there
@@ -69,6 +76,22 @@ def test_no_two_files_of_weights_are_said_to_be_the_same():
     assert len(sources) == 4 + 4 + 1 + 9  # DINOv2, with registers, EVA02, Depth Anything V2
     assert len({source.url for source in sources}) == len(sources)
     assert len({source.sha256 for source in sources}) == len(sources)
+    adapters = {v.adapter.source for v in variants if v.adapter is not None}
+    assert len(adapters) == 5 + 1 + 1 + 1
+    files = [source.file for source in sources | adapters]
+    assert len(set(files)) == len(files)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_tokens_of_rein_see_no_depth_and_those_of_the_others_do(name):
+    variant = load_variant(name)
+    assert variant.depth_in_tokens == ("rein" not in name)
+    assert (variant.adapter is not None) == ("rein_" in name)
+    if variant.adapter is not None:
+        assert variant.adapter.licence == "GPL-3.0"
+        assert variant.adapter.source.sha256 is None  # none is published
+        rein = load_variant(name.partition("+")[0] + "+rein")
+        assert variant_differences(rein, variant) == []
 
 
 def test_alternatives_change_what_they_name_and_nothing_else():
@@ -92,9 +115,9 @@ def test_alternatives_change_what_they_name_and_nothing_else():
 
 
 def test_an_unknown_alternative_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'lunar' is unknown; there are: indoor, outdoor, regis"):
+    with pytest.raises(ValueError, match="'lunar' is unknown; there are: crop1024, indoor, outd"):
         load_variant("dinov2_s+lunar")
-    with pytest.raises(ValueError, match="'outdoor' is unknown; there are: none"):
+    with pytest.raises(ValueError, match="'outdoor' is unknown; there are: rein"):
         load_variant("nano+outdoor")
 
 

@@ -170,7 +170,7 @@ def test_registers_have_no_position_and_pass_through_the_tokens(tiny):
     for image in x:
         assert torch.equal(image[1:5], registers[0])
     d = torch.randn(2, 16, 64)
-    refined = network.tokens(x, d, 0)
+    refined = network.tokens(x, d, 0, 5)
     assert torch.equal(refined[:, :5], x[:, :5])
     without = network.tokens(torch.cat([x[:, :1], x[:, 5:]], dim=1), d, 0)
     assert torch.equal(refined[:, 5:], without[:, 1:])

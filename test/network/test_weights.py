@@ -219,6 +219,7 @@ def changed(variant, *, labels=19, width=64, blocks=4, tokens=12):
             [
                 "other.pth: width of the visual encoder is 64, expected 32",
                 "other.pth: width of the depth encoder is 64, expected 32",
+                "other.pth: width of the tokens is 64, expected 32",
             ],
         ),
         (
@@ -251,10 +252,12 @@ def test_blocks_that_only_the_file_has_are_counted(tmp_path, author_state, varia
         load_weights(DepthForge(variant), variant, [tmp_path / "more.safetensors"])
 
 
-def test_a_rein_checkpoint_is_refused_for_what_it_lacks(tmp_path, variant, author_state):
+def test_a_rein_checkpoint_is_sent_to_the_converter(tmp_path, variant, author_state):
     state = {k.replace("depthforge.", "reins."): v for k, v in author_state.items()}
     torch.save({"state_dict": state}, tmp_path / "rein.pth")
-    with pytest.raises(WeightsError, match=r"rein\.pth is a Rein checkpoint: .*nothing of depth"):
+    with pytest.raises(
+        WeightsError, match=r"rein\.pth is a Rein checkpoint as published; .*\+rein"
+    ):
         load_weights(DepthForge(variant), variant, [tmp_path / "rein.pth"])
 
 

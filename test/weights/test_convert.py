@@ -268,7 +268,7 @@ def test_other_networks_are_refused_by_what_they_are(tmp_path: Path, tiny: Varia
         torch.save(state, tmp_path / name)
     for name, text in (
         ("eva.pth", "visual encoder of kind eva02, variant 'tiny' wants dinov2"),
-        ("rein.pth", "is a Rein checkpoint"),
+        ("rein.pth", "is a Rein training checkpoint, whose tokens see only visual features"),
         (
             "cat.pth",
             r"holds layer1\.0\.conv1\.weight, …; expected weights of one of: depthforge_ros",

@@ -150,17 +150,21 @@ class Deployed(nn.Module):
         rotation = tuple(self.get_buffer(f"rotation{index}") for index in range(self.rotations))
         visual = EncoderTables(self.visual_prefix, self.visual_patches, rotation)
         x, finer = folded.visual.embed(images, visual)  # [B, P + N, C]
-        depth_tables = EncoderTables(self.depth_prefix, self.depth_patches, ())
-        d, _ = folded.depth.embed(images, depth_tables)  # [B, P + N, C]
+        in_tokens, d = variant.depth_in_tokens, None
+        if depth or in_tokens:
+            depth_tables = EncoderTables(self.depth_prefix, self.depth_patches, ())
+            d, _ = folded.depth.embed(images, depth_tables)  # [B, P + N, C]
         visual_prefix, depth_prefix = variant.visual.prefix, variant.depth.prefix
         levels, depth_tokens = [], []
         for index, (visual_block, depth_block) in enumerate(
             zip(folded.visual.blocks, folded.depth.blocks, strict=True)
         ):
-            x, d = visual_block(x, rotation), depth_block(d, ())
-            x = folded.tokens(x, d[:, depth_prefix:], index)
+            x = visual_block(x, rotation)
+            d = None if d is None else depth_block(d, ())
+            seen = d[:, depth_prefix:] if d is not None and in_tokens else None  # [B, N, C]
+            x = folded.tokens(x, seen, index, visual_prefix)
             if index in variant.levels:
                 levels.append(x[:, visual_prefix:])
-            if depth and index in variant.depth_head.blocks:
+            if depth and d is not None and index in variant.depth_head.blocks:
                 depth_tokens.append(folded.depth_norm(d)[:, depth_prefix:])
         return levels, finer, depth_tokens

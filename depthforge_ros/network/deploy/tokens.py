@@ -35,10 +35,10 @@ class DeployedTokens(nn.Module):
             self.write.append(Linear(values.T.contiguous(), scale * delta.bias))
         self.delta = Linear(scale * delta.weight, None)
 
-    def forward(self, x: Tensor, depth: Tensor, layer: int) -> Tensor:
-        """Refine x [B, P + N, C] by depth [B, N, C]; the P tokens before the patches stay."""
-        prefix = x.shape[1] - depth.shape[1]
+    def forward(self, x: Tensor, depth: Tensor | None, layer: int, prefix: int = 1) -> Tensor:
+        """Refine x [B, P + N, C] by depth [B, N, C], if any; the first `prefix` = P tokens stay."""
         features = x[:, prefix:]  # [B, N, C]
-        weights = self.look[layer](features + depth).to(x.dtype).softmax(-1)  # [B, N, m]
+        seen = features if depth is None else features + depth
+        weights = self.look[layer](seen).to(x.dtype).softmax(-1)  # [B, N, m]
         refined = features + self.delta(features) + self.write[layer](weights)
         return torch.cat([x[:, :prefix], refined], dim=1)  # [B, P + N, C]

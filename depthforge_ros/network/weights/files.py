@@ -44,7 +44,8 @@ class WeightsFile:
     """A file of weights, open for reading.
 
     shapes, dtypes: of every tensor by its name in the file. variant: where the file is ours and
-    carries it. notes: further metadata.
+    carries it. notes: further metadata. config: text of the configuration that mmengine stores in
+    a training checkpoint, "" if there is none.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class WeightsFile:
     variant: Variant | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     content: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    config: str = field(default="", repr=False)
 
     def tensors(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Those tensors one after another. Copy what shall outlive the next one.
@@ -82,12 +84,16 @@ def open_weights(path: Path) -> WeightsFile:
         raise WeightsError(f"no weights at {path}")
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
-    content = _unwrapped(_unpickled(path), path)
+    stored = _unpickled(path)
+    content = _unwrapped(stored, path)
+    meta = stored.get("meta")
+    config = meta.get("cfg") if isinstance(meta, dict) else None
     return WeightsFile(
         path,
         {key: tuple(value.shape) for key, value in content.items()},
         {key: value.dtype for key, value in content.items()},
         content=content,
+        config=config if isinstance(config, str) else "",
     )
 
 

@@ -85,8 +85,8 @@ def refuse_other_networks(file: WeightsFile) -> None:
     """Raises WeightsError for a network that looks like ours and is not."""
     if layout_of(file.shapes) is Layout.REIN:
         raise WeightsError(
-            f"{file.path} is a Rein checkpoint: its tokens, backbone.reins.*, know nothing of "
-            "depth; expected DepthForge's, backbone.depthforge.*"
+            f"{file.path} is a Rein checkpoint as published; "
+            "`depthforge weights convert --variant VARIANT+rein` makes an adapter of it"
         )
 
 

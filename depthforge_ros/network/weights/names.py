@@ -79,7 +79,7 @@ class Layout(Enum):
     DEPTH_ANYTHING = "Depth Anything V2"
     DINOV2 = "DINOv2"
     EVA02 = "EVA02"
-    REIN = "Rein"
+    REIN = "a Rein training checkpoint"
 
 
 OFFICIAL = (Layout.DEPTH_ANYTHING, Layout.DINOV2, Layout.EVA02)
@@ -122,6 +122,7 @@ def author_name(name: str) -> str:
 
 
 def aliases_of(name: str) -> tuple[str, ...]:
-    """Our name, the authors', and the authors' in their files of frozen weights alone."""
+    """Return our name, the authors', theirs in files of frozen weights alone, and Rein's."""
     theirs = author_name(name)
-    return name, theirs, theirs.removeprefix("backbone.")
+    rein = theirs.replace("backbone.depthforge.", "backbone.reins.")
+    return name, theirs, theirs.removeprefix("backbone."), rein

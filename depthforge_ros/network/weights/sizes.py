@@ -54,9 +54,39 @@ def token_sizes(shapes: Shapes) -> tuple[int, int, int] | None:
     return tokens if tokens is not None and len(tokens) == 3 else None
 
 
+def configured_levels(config: str) -> tuple[int, ...] | None:
+    """Return the blocks that feed the decoder, from the text of an mmengine configuration.
+
+    None if it does not name them; then they are the default of the authors' code.
+    """
+    found = re.search(r"out_indices\s*=\s*[\[(]([\d,\s]+)[\])]", config)
+    return None if found is None else tuple(int(n) for n in re.findall(r"\d+", found[1]))
+
+
+def configured_kind(config: str) -> str | None:
+    """Return the kind of the visual encoder, from the text of an mmengine configuration."""
+    names = {"eva02": "EVA2", "dinov2": "DinoVisionTransformer"}
+    return next((kind for kind, name in names.items() if name in config), None)
+
+
+def configured_crop(config: str) -> int | None:
+    """Return the side of the training crop, from the text of an mmengine configuration."""
+    found = re.search(r"crop_size\s*=\s*[\[(]\s*(\d+)", config)
+    return None if found is None else int(found[1])
+
+
 def other_sizes(file: WeightsFile, shapes: Shapes, variant: Variant) -> list[str]:
-    """One line for each size that is not the variant's, with both numbers. shapes: by our names."""
+    """Return a line for each size that is not the variant's, with both numbers.
+
+    shapes: by our names.
+    """
     name, lines = file.path.name, []
+    levels = configured_levels(file.config)
+    if levels not in (None, variant.levels):
+        lines.append(f"{name}: decoder reads blocks {levels}, expected {variant.levels}")
+    kind = configured_kind(file.config)
+    if kind not in (None, variant.visual.kind):
+        lines.append(f"{name}: visual encoder is {kind}, expected {variant.visual.kind}")
 
     def compare(what: str, held: int, expected: int) -> None:
         if held != expected:
@@ -70,6 +100,10 @@ def other_sizes(file: WeightsFile, shapes: Shapes, variant: Variant) -> list[str
         compare("layers of tokens are", tokens[0], variant.visual.blocks)
         compare("tokens a layer are", tokens[1], variant.tokens)
         compare("rank of the tokens is", tokens[2], variant.token_rank)
+    if (token_width := shapes.get("tokens.b")) is not None:
+        compare("width of the tokens is", token_width[-1], variant.visual.width)
+    if (head := shapes.get("mask_decoder.level_embed")) is not None:
+        compare("width of the head is", head[-1], variant.decoder.width)
     if (labels := label_count(shapes)) is not None:
         compare("labels are", labels, len(variant.labels))
     return lines
