@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recorded drive through the node, with the bag's own time.
+"""Play a bag through the node, in the bag's own time.
 
 ros2 launch depthforge_ros replay.launch.py bag:=DRIVE image:=/camera/image_raw rviz:=true
 
-Every argument of segment.launch.py is one of this file too. The end of the bag ends the launch.
+This file takes every argument of segment.launch.py as well. The end of the bag ends the launch.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from launch import LaunchContext, LaunchDescription
 
 ARGUMENTS = (
     ("bag", None, "The bag to play: its folder, or one .mcap or .db3 file."),
-    ("rate", "1.0", "Times real time."),
+    ("rate", "1.0", "Speed of playback, times real time."),
     ("loop", "false", "Start over at the end: true or false."),
     (
         "clock",
@@ -36,10 +36,10 @@ ARGUMENTS = (
 )
 
 START_TIMEOUT_S = 300
-"""How long the player waits for the node to have loaded its network."""
+"""Longest wait of the player for the node to be active."""
 
-END_S = 2.0
-"""How long the node has for the last image."""
+GRACE_S = 2.0
+"""Time between the end of the bag and the end of the launch, for the last image."""
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -47,7 +47,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     simulated = float(given["clock"]) > 0
     command = [ExecutableInPackage(package="depthforge_ros", executable="depthforge")]
     command += ["play", given["bag"], "--speed", given["rate"]]
-    # /clock and RViz have subscriptions long before the node has its network.
+    # Subscriptions to /clock and to images do not show that the node is active.
     namespace = context.launch_configurations.get("namespace", "").strip("/")
     node = f"/{namespace}/depthforge" if namespace else "/depthforge"
     command += ["--wait-for-node", node, "--timeout", str(START_TIMEOUT_S)]
@@ -56,10 +56,10 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     segment = PythonLaunchDescriptionSource(
         str(Path(__file__).resolve().parent / "segment.launch.py")
     )
-    ended = TimerAction(period=END_S, actions=[Shutdown()])
+    ended = TimerAction(period=GRACE_S, actions=[Shutdown()])
     sim_time = [("use_sim_time", "true")] if simulated else []
     return [
-        # First, so that the player sends its images by the profile that segment.launch.py sets.
+        # First, so that the player sends images under the DDS profile that segment.launch.py sets.
         IncludeLaunchDescription(segment, launch_arguments=sim_time),
         ExecuteProcess(cmd=command, name="player", output="screen", on_exit=ended),
     ]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ast
 import xml.etree.ElementTree as ET
 from argparse import ArgumentParser
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from paths import ROOT
 
 from depthforge_ros import transport_command
-from depthforge_ros.ros.node.parameters import LATCHED, OUTPUTS
 from depthforge_ros.transport_command import MIB, message_bytes, profile, segment_bytes
 
 SPACE = {"": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
@@ -93,23 +91,3 @@ def test_the_cyclone_file_asks_for_no_more_than_the_doctor_looks_for() -> None:
     assert buffer.get("min") == "10MB"
     assert "CYCLONE_BYTES = 10_000_000\n" in source
     assert root.find(".//MaxMessageSize", space).text == "65500B"
-
-
-def allowed(kind: str, verb: str) -> set[str]:
-    root = ET.parse(ROOT / "config" / "sros2" / "policy.xml").getroot()
-    return {e.text for group in root.iter(f"{kind}s") if verb in group.attrib for e in group}
-
-
-def test_the_policy_allows_what_the_node_does_and_nothing_else() -> None:
-    published = {f"~/{name}" for name in (*OUTPUTS, *LATCHED, "transition_event")}
-    published |= {"/diagnostics", "/parameter_events", "/rosout"}
-    assert allowed("topic", "publish") == published
-    source = ast.parse((ROOT / "depthforge_ros" / "ros" / "node" / "node.py").read_text("utf-8"))
-    words = {n.value for n in ast.walk(source) if isinstance(n, ast.Constant)}
-    inputs = allowed("topic", "subscribe") - {"/clock", "/parameter_events"}
-    assert inputs == {"image", "image/compressed", "camera_info"}
-    assert inputs <= words
-    services = {"change_state", "get_state", "get_available_states", "get_available_transitions"}
-    services |= {"get_transition_graph", "describe_parameters", "get_parameter_types"}
-    services |= {"get_parameters", "list_parameters", "set_parameters", "set_parameters_atomically"}
-    assert allowed("service", "reply") == {f"~/{name}" for name in services}

@@ -169,7 +169,7 @@ def test_pip_is_asked_for_what_is_imported_and_for_nothing_else(tmp_path: Path) 
     called |= {"sklearn": "scikit-learn", "yaml": "pyyaml"}
     names = imported_by(SOURCE / NAME, SOURCE / "test")
     in_ros = {name for name in names if name.endswith(("_msgs", "_interfaces")) or name == "rclpy"}
-    optional = {"launch", "launch_ros", "tensorrt", "torch_tensorrt"}
+    optional = {"ament_index_python", "launch", "launch_ros", "tensorrt", "torch_tensorrt"}
     expected = {called.get(name, name) for name in names - in_ros - optional}
     assert expected == asked - ros - tools
     # Other messages come with these: wheels of ROS name what they need themselves.
@@ -189,8 +189,7 @@ def test_package_xml_asks_for_what_is_imported_and_for_nothing_else() -> None:
     imported = imported_by(SOURCE / NAME, SOURCE / "launch")
     training = {"PIL", "scipy"}  # what setup.py has in its extra train: no vehicle needs it
     from_pip = {"rosbags", "safetensors", "torch", "tensorrt", "torch_tensorrt"}
-    started = {"rviz2"}  # test_launch.py holds it against the launch files
-    assert asked_of_rosdep("exec_depend") == imported - training - from_pip | started
+    assert asked_of_rosdep("exec_depend") == imported - training - from_pip
     tested = imported_by(SOURCE / "test") - imported | training
     from_pip |= {"tensorboard"}
     tools = {"colcon-common-extensions", "wheel"}

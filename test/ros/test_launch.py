@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,18 +17,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from bagfiles import START_NS, header, image, recorded, write_bag
 from dds import environment, own_domain
 from nodes import SENSOR, Bench, camera_info_message, image_message, running_node
 from paths import ROOT
+from rcl_interfaces.srv import GetParameters
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
-from depthforge_ros.ros.node.parameters import OUTPUTS, Parameters
+from depthforge_ros.ros.node.parameters import Parameters
 
 SEGMENT, REPLAY = ROOT / "launch" / "segment.launch.py", ROOT / "launch" / "replay.launch.py"
+RVIZ = ROOT / "rviz" / "depthforge.rviz"
 PROFILE = ROOT / "config" / "fastdds.xml"
 MIB = 1 << 20
 
@@ -43,7 +48,7 @@ def defined(path: Path, name: str) -> Callable:
     """A function of a launch file that needs nothing of it; launch itself may not be here."""
     nodes = ast.parse(path.read_text("utf-8")).body
     (function,) = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == name]
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"re": re}
     exec(compile(ast.Module([function], []), str(path), "exec"), namespace)
     return namespace[name]
 
@@ -101,44 +106,36 @@ def test_cameras_cannot_share_a_topic() -> None:
         defined(SEGMENT, "inputs")("left", given)
 
 
-def launched_words() -> list[dict[str, str]]:
-    """Keyword arguments of every call in a launch file that names a package."""
-    calls = [
-        {k.arg: getattr(k.value, "value", None) for k in node.keywords}
-        for path in (SEGMENT, REPLAY)
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Call)
-    ]
-    return [words for words in calls if words.get("package")]
+def test_parameters_are_found_under_every_spelling_of_a_node_s_name() -> None:
+    by_node, is_for = defined(SEGMENT, "parameters_by_node"), defined(SEGMENT, "is_for_node")
+    content = yaml.safe_load("""
+        /**: {ros__parameters: {a: 1}}
+        depthforge: {ros__parameters: {a: 2}}
+        front: {depthforge: {ros__parameters: {a: 3}}}
+        /left/depthforge: {ros__parameters: {a: 4}}
+        /*/depthforge: {ros__parameters: {a: 5}}
+        /**/depthforge: {ros__parameters: {a: 6}}
+        other: {ros__parameters: {a: 7}}
+    """)
+    values = by_node(content)
+
+    def matching(node: str) -> list[int]:
+        return [v["a"] for pattern, v in values.items() if is_for(pattern, node)]
+
+    assert matching("/depthforge") == [1, 2, 6]
+    assert matching("/front/depthforge") == [1, 3, 5, 6]
+    assert matching("/left/depthforge") == [1, 4, 5, 6]
+    assert matching("/a/b/depthforge") == [1, 6]
+    assert by_node(None) == by_node([1]) == {}
 
 
 def test_launched_executables_are_installed() -> None:
     scripts = (ROOT / "setup.py").read_text("utf-8")
-    for words in launched_words():
-        if words["package"] == "depthforge_ros":
-            assert f'"{words["executable"]} = depthforge_ros.' in scripts
-
-
-def test_launched_packages_are_dependencies() -> None:
-    manifest = ET.parse(ROOT / "package.xml").getroot()
-    asked = {element.text for element in manifest.iter("exec_depend")}
-    packages = {words["package"] for words in launched_words()}
-    assert "rviz2" in packages
-    assert packages - {"depthforge_ros"} <= asked
-
-
-def test_rviz_shows_topics_that_there_are() -> None:
-    content = yaml.safe_load((ROOT / "rviz" / "depthforge.rviz").read_text("utf-8"))
-    displays = content["Visualization Manager"]["Displays"]
-    shown = [display["Topic"]["Value"] for display in displays]
-    assert shown[0] == "/image"
-    names = [topic.removeprefix("/depthforge/") for topic in shown[1:]]
-    assert set(names) <= {*OUTPUTS, "legend"}
-    latched = {d["Name"] for d in displays if d["Topic"]["Durability Policy"] != "Volatile"}
-    assert latched == {"Legend"}
-    assert names == [entry.value for entry in assigned(SEGMENT, "RVIZ_TOPICS").elts]
-    assert {d["Topic"]["Reliability Policy"] for d in displays[1:]} == {"Reliable"}
-    assert displays[0]["Topic"]["Reliability Policy"] == "Best Effort"
+    for path in (SEGMENT, REPLAY):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            words = {k.arg: getattr(k.value, "value", "") for k in getattr(node, "keywords", ())}
+            if words.get("package") == "depthforge_ros":
+                assert f'"{words["executable"]} = depthforge_ros.' in scripts
 
 
 def panels(tree: dict | str) -> list[str]:
@@ -149,20 +146,50 @@ def panels(tree: dict | str) -> list[str]:
     return panels(tree["first"]) + panels(tree["second"])
 
 
-def test_foxglove_shows_what_rviz_shows() -> None:
+def test_the_foxglove_layout_names_topics_and_titles() -> None:
     content = json.loads((ROOT / "config" / "foxglove_layout.json").read_text("utf-8"))
     configs = content["configById"]
     assert sorted(panels(content["layout"])) == sorted(configs)
     assert {name.partition("!")[0] for name in configs} == {"Image", "3D", "DiagnosticSummary"}
     shown = [c["imageMode"]["imageTopic"] for n, c in configs.items() if n.startswith("Image!")]
-    shown += configs["3D!points"]["topics"]
-    assert shown.pop(0) == "/image"
-    assert {topic.removeprefix("/depthforge/") for topic in shown} <= {*OUTPUTS, "legend"}
-    displays = yaml.safe_load((ROOT / "rviz" / "depthforge.rviz").read_text("utf-8"))
-    in_rviz = displays["Visualization Manager"]["Displays"]
-    enabled = {display["Topic"]["Value"] for display in in_rviz if display["Enabled"]}
-    assert {"/image", *shown} == enabled
+    assert shown == ["/image"] + [
+        f"/depthforge/{n}" for n in ("overlay", "semantic_color", "legend")
+    ]
     assert configs["DiagnosticSummary!diagnostics"]["topicToRender"] == "/diagnostics"
+    # Foxglove and Lichtblick read the title by a key of their own.
+    assert all(c["foxglovePanelTitle"] == c["lichtblickPanelTitle"] for c in configs.values())
+    # Lichtblick has no colour mode for 32FC1, so depth is the cloud, coloured by z, seen from the
+    # camera: both honour that.
+    points, depth = (
+        configs[f"3D!{n}"]["topics"]["/depthforge/points"] for n in ("points", "depth")
+    )
+    assert points["colorMode"] == "rgb"
+    kept = ("colorField", "colorMode", "minValue", "maxValue")
+    assert [depth[k] for k in kept] == ["z", "colormap", 0, 80]
+
+
+def eye(camera: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Position and upward direction of a Foxglove camera (CameraStateSettings.ts of Lichtblick)."""
+    phi, theta = (math.radians(camera[key]) for key in ("phi", "thetaOffset"))
+    assert theta == 0
+    back = np.array([0, -math.sin(phi), math.cos(phi)])
+    up = np.array([0, math.cos(phi), math.sin(phi)])
+    return np.array(camera["targetOffset"]) + camera["distance"] * back, up
+
+
+def test_both_views_are_from_behind_the_camera_and_upright() -> None:
+    """In an optical frame: x right, y down, z ahead (REP 103)."""
+    layout = json.loads((ROOT / "config" / "foxglove_layout.json").read_text("utf-8"))
+    place, up = eye(layout["configById"]["3D!points"]["cameraState"])
+    view = yaml.safe_load(RVIZ.read_text("utf-8"))["Visualization Manager"]["Views"]["Current"]
+    pitch, yaw, distance = view["Pitch"], view["Yaw"], view["Distance"]
+    offset = [math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), math.sin(pitch)]
+    focus = np.array([view["Focal Point"][axis] for axis in "XYZ"])
+    assert np.allclose(place, focus + distance * np.array(offset), atol=0.3)
+    assert max(place[1], place[2], up[1]) < 0
+    place, up = eye(layout["configById"]["3D!depth"]["cameraState"])
+    assert np.allclose(place, 0)
+    assert np.allclose(up, [0, -1, 0])
 
 
 def test_the_dds_profile_has_room_for_images_and_keeps_udp() -> None:
@@ -193,6 +220,38 @@ def test_the_node_talks_under_the_dds_profile(
             assert answer.header.stamp.sec == 1_700_000_003
             assert node.end() == 0
             assert "XML" not in node.log
+
+
+def allowed(kind: str, verb: str) -> set[str]:
+    root = ET.parse(ROOT / "config" / "sros2" / "policy.xml").getroot()
+    return {e.text for group in root.iter(f"{kind}s") if verb in group.attrib for e in group}
+
+
+def test_the_policy_allows_what_the_running_node_has_and_nothing_else(tmp_path: Path) -> None:
+    """Without vision_msgs the node has no ~/label_info; Humble's has no ~/get_type_description."""
+    domain = own_domain()
+    own = ("depthforge", "/")
+
+    def names(found: list[tuple[str, list[str]]]) -> set[str]:
+        return {name.replace("/depthforge/", "~/") for name, _ in found}
+
+    # A relative variant with a camera height has every output.
+    values = {"checkpoint": "instant", "variant": "dinov2_s", "camera_height_m": 1.5}
+    with running_node(domain, tmp_path, **values), Bench(domain) as bench:
+        bench.wait_for("state", "active")
+        node = bench.node
+
+        def subscribed() -> set[str]:
+            return names(node.get_subscriber_names_and_types_by_node(*own))
+
+        bench.spin_until(lambda: "/image" in subscribed())
+        published = names(node.get_publisher_names_and_types_by_node(*own))
+        served = names(node.get_service_names_and_types_by_node(*own))
+        # Not there by default: use_sim_time false, image_transport raw.
+        heard = subscribed() | {"/clock", "/image/compressed"}
+    assert allowed("topic", "publish") - {"~/label_info"} == published - {"~/label_info"}
+    assert {f"/{name.lstrip('/')}" for name in allowed("topic", "subscribe")} == heard
+    assert allowed("service", "reply") == served
 
 
 RUN = """
@@ -241,6 +300,69 @@ def launched(tmp_path: Path):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def rviz2_that_prints_its_arguments(prefix: Path) -> Path:
+    """An ament prefix with a package rviz2, which records its command line and waits."""
+    marker = prefix / "share" / "ament_index" / "resource_index" / "packages" / "rviz2"
+    program = prefix / "lib" / "rviz2" / "rviz2"
+    for path in (marker, program):
+        path.parent.mkdir(parents=True)
+    marker.touch()
+    program.write_text(f'#!/bin/sh\necho "$@" > {prefix}/arguments\nexec sleep 300\n')
+    program.chmod(0o755)
+    return prefix
+
+
+def test_launched_rviz_has_the_camera_s_frame_and_the_node_s_topics(
+    launched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = rviz2_that_prints_its_arguments(tmp_path / "prefix")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}")
+    domain = own_domain()
+    arguments = ["image:=/cam/raw", "camera_info:=/cam/info", "namespace:=front", "rviz:=true"]
+    arguments += ["checkpoint:=instant", "image_transport:=compressed"]
+    process = launched(domain, SEGMENT, *arguments)
+    with Bench(domain, "/front/depthforge") as bench:
+        infos = bench.node.create_publisher(CameraInfo, "/cam/info", SENSOR)
+        info = camera_info_message()
+        info.header.frame_id = "zed_left_camera_optical_frame"
+
+        def started() -> bool:
+            infos.publish(info)
+            return "[rviz2-3]: process started" in (tmp_path / "launch.log").read_text()
+
+        bench.spin_until(started, 60)
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+    words = (prefix / "arguments").read_text().split()
+    assert words[words.index("-f") + 1] == "zed_left_camera_optical_frame"
+    config = yaml.safe_load(Path(words[words.index("-d") + 1]).read_text("utf-8"))
+    displays = config["Visualization Manager"]["Displays"]
+    topics = [display["Topic"]["Value"] for display in displays[:2]]
+    assert topics == ["/cam/raw/compressed", "/front/depthforge/overlay"]
+
+
+def test_launched_without_rviz2_and_with_a_file_for_another_node(launched, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"/depthforge": {"ros__parameters": {"variant": "dinov2_s"}}}))
+    domain = own_domain()
+    arguments = ["namespace:=front", "rviz:=true", f"params_file:={file}", "checkpoint:=instant"]
+    arguments += ["image_size:=640x480,1920x1080", "autostart:=false"]
+    process = launched(domain, SEGMENT, *arguments)
+    with Bench(domain, "/front/depthforge") as bench:
+        bench.wait_for("state", "unconfigured")  # of autostart
+        request = GetParameters.Request(names=["image_size"])
+        (answer,) = bench.call(GetParameters, "get_parameters", request).values
+        assert answer.string_value == "640x480,1920x1080"
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+    log = (tmp_path / "launch.log").read_text()
+    assert "rviz is true and the package rviz2 is not installed: RViz is not started" in log
+    assert (
+        f"{file} has parameters for /depthforge and none for /front/depthforge, which ignores it; "
+        "expected /front/depthforge or /**"
+    ) in log
 
 
 def test_launched_with_a_parameter_file_and_arguments(launched, tmp_path: Path) -> None:
