@@ -50,19 +50,11 @@ ARGUMENTS = (
     ("checkpoint", "", "Parameter checkpoint."),
     ("device", "", "Parameter device."),
     ("image_transport", "", "Parameter image_transport: raw or compressed."),
-    (
-        "image_size",
-        "",
-        "Parameter image_size, WIDTHxHEIGHT; the shared memory of fastdds_profile is sized for it.",
-    ),
+    ("image_size", "", "Parameter image_size, WIDTHxHEIGHT; it sizes DDS's shared memory as well."),
     ("use_sim_time", "", "Parameter use_sim_time: true or false."),
     ("autostart", "", "Parameter autostart; false for a lifecycle manager: true or false."),
     ("rviz", "false", "Show image, overlay, mask, depth and points in RViz: true or false."),
-    (
-        "fixed_frame",
-        "",
-        "Fixed frame of RViz; empty: frame_id of the camera's CameraInfo, which RViz waits for.",
-    ),
+    ("fixed_frame", "", "Fixed frame of RViz; empty: the frame_id of the camera's CameraInfo."),
     (
         "fastdds_profile",
         str(SHARE / "config" / "fastdds.xml"),
