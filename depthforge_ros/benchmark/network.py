@@ -21,8 +21,8 @@ from torch import Tensor
 from depthforge_ros.benchmark.machine import matmul_flops_per_s, processor
 from depthforge_ros.benchmark.settings import SETTINGS, Prepared, countable, prepare
 from depthforge_ros.benchmark.stages import STAGES, stage_flops, stage_seconds
-from depthforge_ros.engine.build import load_network, pick_device
-from depthforge_ros.engine.shape import Shape
+from depthforge_ros.engine import Shape
+from depthforge_ros.engine.load import load_network, pick_device
 from depthforge_ros.image_size import parse_size
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.variant import load_variant

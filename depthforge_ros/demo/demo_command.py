@@ -14,7 +14,7 @@ from pathlib import Path
 from depthforge_ros.demo import drives, output, pictures, report
 from depthforge_ros.demo.user_images import own_pictures
 from depthforge_ros.engine import UNTRAINED
-from depthforge_ros.engine.build import default_checkpoint
+from depthforge_ros.engine.load import default_checkpoint
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.network.weights import WeightsError
 from depthforge_ros.ros.harness import graph

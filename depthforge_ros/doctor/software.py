@@ -88,7 +88,7 @@ def weights(variant: str, checkpoint: str) -> Finding:
     """Whether the files are there that the node would load. They are not read."""
     try:
         from depthforge_ros.engine import INSTANT, UNTRAINED
-        from depthforge_ros.engine.build import checkpoint_files
+        from depthforge_ros.engine.load import checkpoint_files
         from depthforge_ros.variant import load_variant
     except ImportError as error:
         return fail("weights", f"cannot be looked for: {error}", "install what is missing")

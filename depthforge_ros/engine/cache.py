@@ -1,26 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled engines on disk: found by everything they depend on, and by nothing less.
+"""Compiled engines on disk, found by a key that names everything an engine depends on.
 
-A folder an entry, named by the hash of its key; `manifest.json` in it holds the key and the
-SHA-256 of every file. What differs by a byte from what was stored is no entry. Compiled engines are
-code, so the cache's folder must be the user's own; nothing in it is ever unpickled here.
+Each entry is a folder named by the hash of its key; its `manifest.json` holds the key and the
+SHA-256 of every file. An entry whose files differ from the manifest is not used. Compiled engines
+are code, so the folder of the cache must belong to the user; nothing in it is ever unpickled here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
+import torch
+
+import depthforge_ros.network
+from depthforge_ros.engine.engine import CancelledError, Shape, cpu_flags
+from depthforge_ros.file_lock import try_lock
+from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.resources import sha256_of
 
 FORMAT = 1
@@ -28,48 +34,45 @@ MANIFEST = "manifest.json"
 LIMIT_BYTES = 20 << 30
 LOCK_POLL_S = 0.1
 UNFINISHED = ".unfinished-"
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 Key = Mapping[str, str]
-"""What an engine depends on, by name."""
+"""Everything that an engine depends on, by name."""
 
 _log = logging.getLogger(__name__)
 
 
 class CacheError(OSError):
-    """The cache cannot be used: full, not writable, or not the user's own."""
-
-
-class GivenUpError(Exception):
-    """The waiting caller gave up."""
+    """The cache cannot be used: full, not writable, or writable by others."""
 
 
 class EngineCache:
-    """Entries below `folder`, together at most limit_bytes: the longest unused go first."""
+    """Entries below `folder`, at most limit_bytes; the least recently used are removed first."""
 
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
 
     def find(self, key: Key) -> Path | None:
-        """The folder of an entry whose every file is as it was stored, None where there is none.
+        """Return the folder of the intact entry of a key, None if there is none.
 
-        A damaged or foreign entry is said in the log and counts as none. Raises CacheError where
-        somebody else may write to the cache.
+        A damaged entry is logged and not returned. Raises CacheError if other users can write to
+        the cache.
         """
         entry = self.folder / entry_name(key)
         if not entry.is_dir():
             return None
-        self._must_be_own()
+        self._check_owner()
         reason = _fault(entry, key)
         if reason:
             _log.warning("cached engine %s is not used: %s", entry, reason)
             return None
-        with contextlib.suppress(OSError):  # a read-only cache serves too
+        with contextlib.suppress(OSError):  # the cache may be read-only
             os.utime(entry / MANIFEST)
         return entry
 
     def keys(self) -> list[dict[str, str]]:
-        """Of every entry whose manifest can be read; the files are not looked at."""
+        """Return the keys of all entries with a readable manifest; their files are not checked."""
         found = []
         for manifest in sorted(self.folder.glob(f"*/{MANIFEST}")):
             with contextlib.suppress(OSError, ValueError):
@@ -77,23 +80,23 @@ class EngineCache:
         return found
 
     def store(self, key: Key, built: Path) -> Path:
-        """Copy the files of the folder `built` in, whole or not at all. Returns the entry.
+        """Copy the files of the folder `built` into a new entry, atomically; return the entry.
 
         The caller holds `lock(key)`. Raises CacheError.
         """
         entry = self.folder / entry_name(key)
         unfinished = self.folder / f"{UNFINISHED}{entry.name}"
         try:
-            shutil.rmtree(unfinished, ignore_errors=True)  # of one that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
             shutil.copytree(built, unfinished)
             names = sorted(path.name for path in unfinished.iterdir())
             manifest = {
                 "format": FORMAT,
                 "key": dict(key),
-                "files": {name: _described(unfinished / name) for name in names},
+                "files": {name: _size_and_hash(unfinished / name) for name in names},
             }
             (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-            shutil.rmtree(entry, ignore_errors=True)  # damaged, or it had been found
+            shutil.rmtree(entry, ignore_errors=True)  # a damaged one
             unfinished.rename(entry)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -101,44 +104,47 @@ class EngineCache:
         self._trim(entry)
         return entry
 
+    def remove(self, key: Key) -> None:
+        """Remove the entry of a key, if it can be."""
+        shutil.rmtree(self.folder / entry_name(key), ignore_errors=True)
+
     @contextlib.contextmanager
     def lock(
         self,
         key: Key,
         keep_going: Callable[[], bool] = lambda: True,
-        waiting: Callable[[], None] = lambda: None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
-        """Hold the right to build an entry; other processes that want the same one wait. `waiting`
-        is called once, where another process has it.
+        """Hold the lock of an entry, which its builder needs, or wait for the process that has it.
 
-        Raises CacheError where the folder cannot be made or written, GivenUpError once the lock is
-        abandoned.
+        on_wait: called once if another process holds the lock. Raises CacheError if the folder
+        cannot be made or written, CancelledError once keep_going returns False.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._must_be_own()
+            self._check_owner()
             file = (self.folder / f"{entry_name(key)}.lock").open("a")
         except OSError as error:
             raise CacheError(f"engine cache {self.folder} cannot be written: {error}") from error
         with file:
-            if not _locked(file):
-                waiting()
-            while not _locked(file):
+            if not try_lock(file):
+                on_wait()
+            while not try_lock(file):
                 if not keep_going():
-                    raise GivenUpError
+                    raise CancelledError
                 time.sleep(LOCK_POLL_S)
             yield
 
-    def _must_be_own(self) -> None:
+    def _check_owner(self) -> None:
         status = self.folder.stat()
         if status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise CacheError(
                 f"engine cache {self.folder} belongs to user {status.st_uid} with mode "
-                f"{stat.S_IMODE(status.st_mode):o}; expected one that only you can write to"
+                f"{stat.S_IMODE(status.st_mode):o}; expected a folder that only you can write to"
             )
 
     def _trim(self, kept: Path) -> None:
-        """Remove the longest unused entries until the rest fits."""
+        """Remove the least recently used entries, except `kept`, until the limit is met."""
         entries = []
         for manifest in self.folder.glob(f"*/{MANIFEST}"):
             with contextlib.suppress(OSError):
@@ -154,25 +160,86 @@ class EngineCache:
 
 
 def entry_name(key: Key) -> str:
-    """Name of the folder of a key."""
+    """Return the name of the folder of a key."""
     return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _described(path: Path) -> dict[str, str | int]:
+def engine_key(
+    network: DepthForge,
+    weights: str,
+    backend: str,
+    precision: str,
+    shape: Shape,
+    device: torch.device,
+    versions: dict[str, str],
+) -> Key:
+    """Return the key of an engine. weights: from `weights_hash`. versions: of the backend."""
+    return {
+        "variant": network.variant.name,
+        "sizes": hashlib.sha256(repr(network.variant).encode()).hexdigest(),
+        "weights": weights,
+        "code": code_hash(),
+        "backend": backend,
+        "precision": precision,
+        "size": str(shape),
+        "torch": torch.__version__,
+        **versions,
+        **_device_identity(device),
+    }
+
+
+def weights_hash(network: DepthForge) -> str:
+    """Return the SHA-256 of all weights and buffers with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def code_hash() -> str:
+    """Return the SHA-256 of the sources that decide what an engine computes."""
+    network = Path(depthforge_ros.network.__file__).parent
+    backends = Path(__file__).with_name("backends")
+    digest = hashlib.sha256()
+    for path in [*sorted(network.rglob("*.py")), *sorted(backends.glob("*.py"))]:
+        digest.update(path.relative_to(network.parent).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _device_identity(device: torch.device) -> dict[str, str]:
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        return {
+            "device": torch.cuda.get_device_name(device),
+            "capability": ".".join(map(str, capability)),
+            "cuda": str(torch.version.cuda),
+            "driver": driver_major(),
+        }
+    flags = " ".join(sorted(cpu_flags()))
+    return {
+        "device": f"{device.type} {platform.machine()}",
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "instructions": hashlib.sha256(flags.encode()).hexdigest(),
+    }
+
+
+def driver_major(version: Path = NVIDIA_DRIVER) -> str:
+    """Return the major version of NVIDIA's driver, 550 of 550.54.14, or "unknown"."""
+    try:
+        match = re.search(r"\s(\d+)\.\d+", version.read_text("utf-8", errors="replace"))
+    except OSError:
+        match = None
+    return match[1] if match else "unknown"
+
+
+def _size_and_hash(path: Path) -> dict[str, str | int]:
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def _locked(file: IO[str]) -> bool:
-    """Whether the lock of an open file is ours, now or from before; gone with the process."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _read(manifest: Path) -> dict:
-    """Raises OSError or ValueError."""
+    """Return the content of a manifest. Raises OSError or ValueError."""
     content = json.loads(manifest.read_text("utf-8"))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{MANIFEST} is of another format than {FORMAT}")
@@ -182,19 +249,19 @@ def _read(manifest: Path) -> dict:
 
 
 def _fault(entry: Path, key: Key) -> str:
-    """Why a folder is not the entry of a key; empty: it is."""
+    """Return why a folder is not the intact entry of a key; empty if it is."""
     try:
         manifest = _read(entry / MANIFEST)
         if manifest["key"] != dict(key):
-            return "its key is another"
+            return "it has another key"
         names = {path.name for path in entry.iterdir()} - {MANIFEST}
         if names != set(manifest["files"]):
             return f"it holds {sorted(names)}; expected {sorted(manifest['files'])}"
-        for name, described in manifest["files"].items():
+        for name, expected in manifest["files"].items():
             path = entry / name
             if path.is_symlink() or not path.is_file():
-                return f"{name} is no plain file"
-            if _described(path) != described:
+                return f"{name} is not a regular file"
+            if _size_and_hash(path) != expected:
                 return f"{name} was changed or cut short"
     except (OSError, ValueError, UnicodeDecodeError) as error:
         return f"its {MANIFEST} cannot be used: {error}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge compile`: engines built ahead, so that no node has to wait for them."""
+"""`depthforge compile`: builds engines ahead of time, so that no node has to wait for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from depthforge_ros.engine.ready import Request
+    from depthforge_ros.engine.candidate import Request
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -25,10 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="WxH",
         help="WIDTHxHEIGHT at which images are inferred, multiples of 32; may be repeated; the "
-        "variant's crop where there is none",
+        "default: the variant's crop",
     )
-    parser.add_argument("--batch", type=int, default=1, help="images at once: windows of slide")
-    parser.add_argument("--checkpoint", default="", help="weights; empty: the variant's own")
+    parser.add_argument("--batch", type=int, default=1, help="images at once, as with slide")
+    parser.add_argument("--checkpoint", default="", help="weights; empty: the variant's default")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument(
         "--backend", default="auto", help="inductor, tensorrt, or auto: the first that works"
@@ -41,27 +41,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report",
         type=Path,
-        help="try every engine, not the first alone, time them in turns, and write that to a file",
+        help="try every engine, not only the first that passes, time them in turns, write a report",
     )
     parser.add_argument("--rounds", type=int, default=20, help="timed runs of --report")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="on a CPU; 0: as many as PyTorch chooses"
-    )
+    parser.add_argument("--threads", type=int, default=0, help="on a CPU; 0: PyTorch's default")
     parser.add_argument(
         "--audit",
         action="store_true",
-        help="build nothing: list the operators that TensorRT would leave to PyTorch",
+        help="build nothing; list the operators that TensorRT would leave to PyTorch",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build and check; 0 where every shape has an engine, or nothing is left to PyTorch."""
+    """Build and check; return 0 if every shape has an engine, or nothing is left to PyTorch."""
     import torch
 
-    from depthforge_ros.engine.backends import EAGER
-    from depthforge_ros.engine.cache import GivenUpError
-    from depthforge_ros.engine.ready import Request, crop_shape
-    from depthforge_ros.engine.shape import Shape
+    from depthforge_ros.engine.candidate import Request, crop_shape
+    from depthforge_ros.engine.engine import EAGER, CancelledError, Shape
     from depthforge_ros.variant import load_variant
 
     shapes = [Shape.parse(text) for text in args.shape] or [crop_shape(load_variant(args.variant))]
@@ -80,23 +76,22 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         shapes=tuple(shapes),
     )
-    ended: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
+    signals: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
-        return _compile(request, args.report, args.rounds, lambda: not ended)
-    except GivenUpError:
+        return _compile(request, args.report, args.rounds, lambda: not signals)
+    except CancelledError:
         return EXIT_INTERRUPTED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _compile(
     request: Request, report_file: Path | None, rounds: int, keep_going: Callable[[], bool]
 ) -> int:
-    """Build the first engine that passes the self-check; with a report, every one."""
-    from depthforge_ros.engine.backends import EAGER
-    from depthforge_ros.engine.journal import Journal
-    from depthforge_ros.engine.trial import report, trials
+    """Build engines until one passes the self-check; with a report, all of them."""
+    from depthforge_ros.engine.compare import report, trials
+    from depthforge_ros.engine.engine import EAGER, Journal
 
     tried = []
     for trial in trials(request, Journal(lambda text: print(text, flush=True)), keep_going):
@@ -118,7 +113,7 @@ def _compile(
 def _audit(name: str, shapes: list) -> int:
     import torch
 
-    from depthforge_ros.engine.audit import ConvertedOperators, audit
+    from depthforge_ros.engine.backends.audit import ConvertedOperators, audit
     from depthforge_ros.network.deploy import Folded, Sampling
     from depthforge_ros.network.depthforge import DepthForge
     from depthforge_ros.network.export import export_network
@@ -128,7 +123,7 @@ def _audit(name: str, shapes: list) -> int:
     with torch.device("meta"):
         network = DepthForge(load_variant(name)).eval()
     folded = Folded(network, torch.float16, Sampling.GATHER)
-    left = 0
+    fallback_kinds = 0
     for shape in shapes:
         program = export_network(
             folded, shape.height, shape.width, shape.batch, images_type=torch.float32
@@ -141,5 +136,5 @@ def _audit(name: str, shapes: list) -> int:
         )
         for operator, count in sorted(found.fallbacks.items()):
             print(f"  {operator} ({count})")
-        left += len(found.fallbacks)
-    return EXIT_FAILED if left else 0
+        fallback_kinds += len(found.fallbacks)
+    return EXIT_FAILED if fallback_kinds else 0

@@ -1,33 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled engines of one network: from the cache, or built where they are not in it."""
+"""Compiled engines of one network: found in the cache or built, then run as one engine."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from depthforge_ros.engine.apart import BuildError, Job, build_apart
 from depthforge_ros.engine.backends import BACKENDS
-from depthforge_ros.engine.cache import CacheError, EngineCache, Key
-from depthforge_ros.engine.cuda_graph import Program
-from depthforge_ros.engine.identity import engine_key, weights_hash
-from depthforge_ros.engine.journal import Journal
-from depthforge_ros.engine.shape import Shape
+from depthforge_ros.engine.build_subprocess import BuildError, Job, build_in_subprocess
+from depthforge_ros.engine.cache import CacheError, EngineCache, Key, engine_key, weights_hash
+from depthforge_ros.engine.engine import CropOutput, Engine, Journal, Program, Shape
+from depthforge_ros.engine.memory_fallback import is_device_lost, is_out_of_memory
 from depthforge_ros.network.depthforge import DepthForge
 
 Build = Callable[[Job, Callable[[str], None], Callable[[], bool]], None]
-"""How an engine is built: `build_apart`, or what a test has instead."""
+"""Builds an engine: `build_in_subprocess`, or a test's replacement."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a network came from, so that another process can load it too."""
+class NetworkSource:
+    """The arguments with which a subprocess loads the same network."""
 
     variant: str
     checkpoint: str
@@ -35,19 +36,19 @@ class Origin:
 
 
 class Compiler:
-    """Finds, builds and loads the engines of a loaded network."""
+    """Finds, builds and loads the compiled engines of a loaded network."""
 
     def __init__(
         self,
         network: DepthForge,
-        origin: Origin,
+        source: NetworkSource,
         cache: EngineCache,
         journal: Journal,
         keep_going: Callable[[], bool] = lambda: True,
-        build: Build = build_apart,
+        build: Build = build_in_subprocess,
     ) -> None:
         self._network = network
-        self._origin = origin
+        self._source = source
         self._cache = cache
         self._journal = journal
         self._keep_going = keep_going
@@ -55,13 +56,12 @@ class Compiler:
         self._weights = ""
 
     def cached_shapes(self, backend: str, precision: str) -> tuple[Shape, ...]:
-        """What the cache seems to have; the files are looked at once they are loaded."""
+        """Return the shapes with an entry in the cache; `load` checks their files."""
         keys = self._cache.keys()
         if not keys:
-            return ()  # spares reading every weight
-        shapes = {key.get("size", "") for key in keys if key.get("backend") == backend}
+            return ()  # no need to hash the weights
         found = []
-        for text in shapes:
+        for text in {key.get("size", "") for key in keys if key.get("backend") == backend}:
             with contextlib.suppress(ValueError):
                 shape = Shape.parse(text)
                 if self._key(backend, precision, shape) in keys:
@@ -69,43 +69,45 @@ class Compiler:
         return tuple(sorted(found))
 
     def load(self, backend: str, precision: str, shape: Shape) -> Program:
-        """An engine that is ready to run; one that is not in the cache is built, in minutes.
+        """Return a program that is ready to run; build it, in minutes, if the cache lacks it.
 
-        Raises BuildError, GivenUpError, or what loading raises.
+        An entry that does not load is removed and built again. Raises BuildError, CancelledError,
+        or what the backend raises when it loads a new build.
         """
-        with self._obtained(backend, precision, shape) as folder:
-            return BACKENDS[backend].load(folder, shape, self._origin.device)
-
-    @contextlib.contextmanager
-    def _obtained(self, backend: str, precision: str, shape: Shape) -> Iterator[Path]:
-        """The folder of an engine, while it is needed."""
         key = self._key(backend, precision, shape)
-        found = self._find(key)
-        if found is not None:
-            yield found
-            return
-        if reason := BACKENDS[backend].missing_to_build(self._origin.device):
+        cached = self._find(key)
+        if cached is not None:
+            try:
+                return BACKENDS[backend].load(cached, shape, self._source.device)
+            except Exception as error:
+                if is_out_of_memory(error) or is_device_lost(error):
+                    raise
+                _log.warning("cached engine %s does not load and is built again: %s", cached, error)
+                self._cache.remove(key)
+        if reason := BACKENDS[backend].missing_to_build(self._source.device):
             raise BuildError(reason)
         with tempfile.TemporaryDirectory(prefix="depthforge_engine_") as temporary:
-            yield self._built(key, backend, precision, shape, Path(temporary))
+            built = self._built(key, backend, precision, shape, Path(temporary))
+            return BACKENDS[backend].load(built, shape, self._source.device)
 
     def _built(self, key: Key, backend: str, precision: str, shape: Shape, temporary: Path) -> Path:
-        """Build into `temporary` and store that in the cache, where the cache can be used."""
+        """Build into `temporary`, copy that into the cache if possible, return the folder."""
         what = f"building {backend} {precision} for {shape}"
         with contextlib.ExitStack() as stack:
             locked = False
-            with self._cache_at_will():
-                waiting_text = f"{what}: waiting for another process that builds it"
-                waiting = functools.partial(self._journal.proceed, waiting_text)
-                stack.enter_context(self._cache.lock(key, self._keep_going, waiting))
+            with self._cache_optional():
+                waiting = f"{what}: waiting for another process that builds it"
+                stack.enter_context(
+                    self._cache.lock(key, self._keep_going, lambda: self._journal.proceed(waiting))
+                )
                 locked = True
             if locked and (found := self._find(key)) is not None:
-                return found  # the other process built it
+                return found  # another process built it
             self._journal.proceed(what)
             job = Job(
-                variant=self._origin.variant,
-                checkpoint=self._origin.checkpoint,
-                device=str(self._origin.device),
+                variant=self._source.variant,
+                checkpoint=self._source.checkpoint,
+                device=str(self._source.device),
                 backend=backend,
                 precision=precision,
                 height=shape.height,
@@ -117,18 +119,18 @@ class Compiler:
                 job, lambda text: self._journal.proceed(f"{what}: {text}"), self._keep_going
             )
             if locked:
-                with self._cache_at_will():
+                with self._cache_optional():
                     return self._cache.store(key, temporary)
             return temporary
 
     def _find(self, key: Key) -> Path | None:
-        with self._cache_at_will():
+        with self._cache_optional():
             return self._cache.find(key)
         return None
 
     @contextlib.contextmanager
-    def _cache_at_will(self) -> Iterator[None]:
-        """A cache is a convenience: where it fails, that is said and done without."""
+    def _cache_optional(self) -> Iterator[None]:
+        """Note that the cache failed, and continue without it."""
         try:
             yield
         except CacheError as error:
@@ -138,5 +140,60 @@ class Compiler:
         self._weights = self._weights or weights_hash(self._network)
         versions = BACKENDS[backend].versions()
         return engine_key(
-            self._network, self._weights, backend, precision, shape, self._origin.device, versions
+            self._network, self._weights, backend, precision, shape, self._source.device, versions
         )
+
+
+class CompiledEngine:
+    """Runs the program of the image size; batches are split and padded to the compiled ones.
+
+    Images of a size without a program run on `fallback`, and the journal notes the size. Depth is
+    always computed, because it is part of the program.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        precision: str,
+        programs: Mapping[Shape, Program],
+        fallback: Engine,
+        journal: Journal,
+    ) -> None:
+        self.variant = fallback.variant
+        self.device = fallback.device
+        self.backend = backend
+        self.precision = precision
+        self._programs = dict(programs)
+        self._fallback = fallback
+        self._journal = journal
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Return the shapes that have a program."""
+        return tuple(sorted(self._programs))
+
+    def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
+        """Return scores [B, K, h, w] and depth [B, h, w] float32 for crops [B, 3, h, w] uint8."""
+        height, width = crops.shape[2:]
+        fitting = [s for s in self.shapes if (s.height, s.width) == (height, width)]
+        if not fitting:
+            self._journal.note(
+                f"{width}x{height}",
+                f"no {self.backend} engine for images inferred at {width}x{height}: they run in "
+                f"{self._fallback.backend} {self._fallback.precision}; `depthforge compile` "
+                f"builds one",
+            )
+            return self._fallback(crops, depth=depth)
+        outputs = [self._run(part, fitting) for part in crops.split(fitting[-1].batch)]
+        scores = torch.cat([scores for scores, _ in outputs])
+        return CropOutput(scores, torch.cat([d for _, d in outputs]) if depth else None)
+
+    def _run(self, crops: Tensor, fitting: list[Shape]) -> tuple[Tensor, Tensor]:
+        count = len(crops)
+        shape = next(shape for shape in fitting if shape.batch >= count)
+        if shape.batch > count:
+            padding = crops[-1:].expand(shape.batch - count, -1, -1, -1)
+            crops = torch.cat([crops, padding])  # [batch, 3, h, w]
+        with torch.inference_mode():
+            scores, depth = self._programs[shape](crops.contiguous())
+        return scores[:count].float(), depth[:count].float()

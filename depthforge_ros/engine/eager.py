@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network as PyTorch runs it: the backend that is always there and the others are held to."""
+"""The backend that is always available, and the reference for the self-check of the others."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import functools
 import torch
 from torch import Tensor
 
-from depthforge_ros.engine.output import CropOutput
-from depthforge_ros.engine.precision import DTYPES, PRECISIONS
+from depthforge_ros.engine.engine import DTYPES, EAGER, PRECISIONS, CropOutput
 from depthforge_ros.network.deploy import Folded, tune
 from depthforge_ros.network.depthforge import DepthForge
 
 
 class EagerEngine:
-    """Runs a loaded network, folded for inference, on a device.
+    """Runs a loaded network in PyTorch, folded for inference.
 
-    precision: of matrix products and convolutions, one of PRECISIONS. The network's own tensors
-    are used where no fold changes them, so it must not be trained on meanwhile.
+    precision: of matrix products and convolutions, one of PRECISIONS. The engine shares the
+    network's tensors, so the network must not be trained meanwhile.
     """
 
-    backend = "eager"
+    backend = EAGER
 
     def __init__(self, network: DepthForge, device: torch.device, precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
@@ -31,11 +30,11 @@ class EagerEngine:
         self.precision = precision
         network = network.to(device).eval().requires_grad_(False)
         folded = tune(Folded(network, None if precision == "fp32" else DTYPES[precision]))
-        # A camera has one size, windows another: position tables are made once for each.
+        # A camera has one size, windows have another: position tables are made once for each.
         self._at_size = functools.lru_cache(maxsize=4)(folded.at_size)
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
-        """Scores [B, K, h, w] and depth [B, h, w] float32 for crops [B, 3, h, w] uint8."""
+        """Return scores [B, K, h, w] and depth [B, h, w] float32 for crops [B, 3, h, w] uint8."""
         with torch.inference_mode():
             scores, depth_map = self._at_size(*crops.shape[2:])(crops, depth=depth)
         return CropOutput(scores.float(), None if depth_map is None else depth_map.float())

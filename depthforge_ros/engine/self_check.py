@@ -15,15 +15,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthforge_ros.engine.output import CropOutput
-from depthforge_ros.engine.shape import Shape
-from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
+from depthforge_ros.engine.engine import CropOutput, Engine, Shape
+from depthforge_ros.resources import shipped_folder
 from depthforge_ros.variant import Variant
 
 MIN_AGREEMENT = 0.99
@@ -36,19 +36,8 @@ SCORE_FLOOR = 0.01
 """Added to a class's mean score: a class that is nowhere must not fail for a rounding."""
 DEPTH_FLOOR = 1e-3
 
-CONDITIONS = ("clear", "night")
-WIDTH_PX, HEIGHT_PX = 320, 240
-
-
-class Runs(Protocol):
-    """What can be checked: an engine."""
-
-    variant: Variant
-    device: torch.device
-
-    def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
-        """See pipeline.Engine."""
-        ...
+IMAGES = ("night", "rain", "snow", "clear")
+"""Files of models/self_check: streets, one for each condition."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +61,14 @@ class Verdict:
         return "; ".join(self.faults) or figures
 
 
-def check(engine: Runs, reference: Runs, shapes: Iterable[Shape]) -> Verdict:
+def check(engine: Engine, reference: Engine, shapes: Iterable[Shape]) -> Verdict:
     """Run an engine at every shape and compare each image with the reference's answer to it.
 
     Raises what the engine raises.
     """
     verdicts = [Verdict(1.0, 0.0, 0.0, ())]
     for shape in shapes:
-        images = street_images(shape).to(engine.device)
+        images = check_images(shape).to(engine.device)
         seen = engine(images, depth=True)
         for index in range(shape.batch):
             where = f"{shape}, image {index + 1} of {shape.batch}"
@@ -96,9 +85,9 @@ def check(engine: Runs, reference: Runs, shapes: Iterable[Shape]) -> Verdict:
     )
 
 
-def street_images(shape: Shape) -> Tensor:
-    """Streets of a shape, [B, 3, h, w] uint8, no two alike."""
-    streets = F.interpolate(_streets(), (shape.height, shape.width), mode="bilinear")
+def check_images(shape: Shape) -> Tensor:
+    """Return known images of a shape, [B, 3, h, w] uint8, no two of them equal."""
+    streets = F.interpolate(_shipped_images(), (shape.height, shape.width), mode="bilinear")
     images = [
         streets[index % len(streets)].roll(index * shape.width // shape.batch, dims=-1)
         for index in range(shape.batch)
@@ -107,13 +96,22 @@ def street_images(shape: Shape) -> Tensor:
 
 
 @functools.cache
-def _streets() -> Tensor:
-    """[2, 3, HEIGHT_PX, WIDTH_PX] float32, 0..255."""
-    seed = HELD_OUT_SEEDS[0]
-    frames = [
-        StreetDrive(seed, condition, WIDTH_PX, HEIGHT_PX, frames=1)[0] for condition in CONDITIONS
-    ]
-    return torch.stack([torch.from_numpy(f.rgb.copy()).permute(2, 0, 1) for f in frames]).float()
+def _shipped_images() -> Tensor:
+    """Return the shipped images [4, 3, 360, 480] float32, 0..255. Raises OSError."""
+    return torch.stack([_read(self_check_folder() / f"{name}.png") for name in IMAGES]).float()
+
+
+def self_check_folder() -> Path:
+    """Return the folder of the images."""
+    return shipped_folder("models") / "self_check"
+
+
+def _read(path: Path) -> Tensor:
+    """Return an image file as RGB [3, H, W] uint8."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise OSError(f"{path} is missing or not an image")
+    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
 
 
 def _compared(seen: CropOutput, expected: CropOutput, variant: Variant, where: str) -> Verdict:

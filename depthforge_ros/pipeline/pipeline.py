@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.engine import CropOutput, Engine
 from depthforge_ros.frame import DepthKind, Frame, Prediction
 from depthforge_ros.pipeline.depth import finish_depth, metres_per_unit
 from depthforge_ros.pipeline.labels import label_pixels
@@ -25,20 +24,6 @@ from depthforge_ros.pipeline.windows import (
     to_host,
     window_corners,
 )
-from depthforge_ros.variant import Variant
-
-
-class Engine(Protocol):
-    """A network ready to run. Implementations live in engine/."""
-
-    variant: Variant
-    device: torch.device
-    backend: str
-    precision: str
-
-    def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
-        """Run on crops [B, 3, h, w] uint8 RGB on `device`; h and w are multiples of 32."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from depthforge_ros.engine.shape import Shape
+from depthforge_ros.engine import Shape
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.pipeline.settings import Mode, PipelineSettings, inference_size
 from depthforge_ros.pipeline.windows import window_corners

@@ -8,7 +8,6 @@ where this one stopped, provided that the server can and still has the same file
 from __future__ import annotations
 
 import errno
-import fcntl
 import http.client
 import io
 import os
@@ -25,6 +24,7 @@ from typing import IO
 from tqdm import tqdm
 
 from depthforge_ros import __version__
+from depthforge_ros.file_lock import try_lock
 from depthforge_ros.resources import sha256_of
 
 CHUNK_BYTES = 1 << 20
@@ -105,10 +105,8 @@ def download(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     with part.open("ab", buffering=0) as file:  # what a full disk refuses must not be tried again
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DownloadError(f"another process is fetching {part}") from error
+        if not try_lock(file):
+            raise DownloadError(f"another process is fetching {part}")
         _complete(url, part, file, sha256 is not None, lambda idle: sleep(wait_s * idle))
         os.fsync(file.fileno())
         digest = _checked(part, sha256, url)

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from depthforge_ros.engine.build import ENCODERS_SUFFIX
+from depthforge_ros.engine.load import ENCODERS_SUFFIX
 from depthforge_ros.image_size import parse_size
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS
 from depthforge_ros.network.weights import WeightsError, save_weights

@@ -38,7 +38,7 @@ from std_msgs.msg import String
 from torch import Tensor
 
 from depthforge_ros import cli
-from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.engine.engine import CropOutput
 from depthforge_ros.frame import Frame
 from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
 from depthforge_ros.ros.bags.annotation import annotate_bag, camera_name

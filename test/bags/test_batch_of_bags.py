@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import shutil
 import signal
@@ -178,15 +177,15 @@ def test_a_lock_that_was_taken_away_keeps_nobody_out(
     target = tmp_path / "out"
     first = bag_at(target)
     first.__enter__()
-    true_flock = fcntl.flock
+    try_lock = segments.try_lock
 
-    def late(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr(segments.fcntl, "flock", true_flock)
+    def late(descriptor: int) -> bool:
+        monkeypatch.setattr(segments, "try_lock", try_lock)
         first.finish()
         first.__exit__()
-        true_flock(descriptor, operation)
+        return try_lock(descriptor)
 
-    monkeypatch.setattr(segments.fcntl, "flock", late)
+    monkeypatch.setattr(segments, "try_lock", late)
     with pytest.raises(ExistsError) as caught, bag_at(target):
         pass
     assert caught.value.difference == ""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from depthforge_ros.engine import build_engine
-from depthforge_ros.engine.build import default_checkpoint
+from depthforge_ros.engine.load import default_checkpoint
 from depthforge_ros.frame import Frame
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive

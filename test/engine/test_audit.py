@@ -10,7 +10,7 @@ from torch import nn
 from variants import shallow
 
 from depthforge_ros.cli import main
-from depthforge_ros.engine.audit import audit
+from depthforge_ros.engine.backends.audit import audit
 from depthforge_ros.network.deploy import Folded, Sampling
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.export import export_network

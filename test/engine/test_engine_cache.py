@@ -12,10 +12,18 @@ import pytest
 import torch
 from paths import TINY_YAML
 
-from depthforge_ros.engine.build import load_network
-from depthforge_ros.engine.cache import MANIFEST, CacheError, EngineCache, GivenUpError, entry_name
-from depthforge_ros.engine.identity import driver_major, engine_key, weights_hash
-from depthforge_ros.engine.shape import Shape
+from depthforge_ros.engine.cache import (
+    MANIFEST,
+    CacheError,
+    CancelledError,
+    EngineCache,
+    driver_major,
+    engine_key,
+    entry_name,
+    weights_hash,
+)
+from depthforge_ros.engine.engine import Shape
+from depthforge_ros.engine.load import load_network
 from depthforge_ros.variant import load_variant
 
 TINY = TINY_YAML
@@ -124,10 +132,10 @@ def foreign_key(entry):
         (cut_short, "network.bin was changed or cut short"),
         (add_file, "it holds ['more.bin', 'network.bin']; expected ['network.bin']"),
         (remove_file, "it holds []; expected ['network.bin']"),
-        (link_file, "network.bin is no plain file"),
+        (link_file, "network.bin is not a regular file"),
         (spoil_manifest, "cannot be used"),
         (foreign_manifest, "another format"),
-        (foreign_key, "its key is another"),
+        (foreign_key, "it has another key"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -143,7 +151,7 @@ def test_a_spoilt_entry_is_not_used_and_is_replaced(cache, tmp_path, caplog, spo
 
 def test_a_cache_that_others_can_write_to_is_not_used(cache):
     cache.folder.chmod(0o777)
-    with pytest.raises(CacheError, match=r"mode 777; expected one that only you can write to"):
+    with pytest.raises(CacheError, match=r"mode 777; expected a folder that only you can write to"):
         cache.find(KEY)
     with pytest.raises(CacheError, match="only you"), cache.lock(KEY):
         pass
@@ -207,9 +215,9 @@ def test_of_two_processes_one_builds_and_the_other_waits(tmp_path):
 
 def test_waiting_for_another_process_is_said_and_can_be_given_up(cache):
     waited = []
-    with cache.lock(KEY, waiting=lambda: waited.append("alone")):
+    with cache.lock(KEY, on_wait=lambda: waited.append("alone")):
         other = EngineCache(cache.folder)
-        lock = other.lock(KEY, keep_going=lambda: False, waiting=lambda: waited.append("behind"))
-        with pytest.raises(GivenUpError), lock:
+        lock = other.lock(KEY, keep_going=lambda: False, on_wait=lambda: waited.append("behind"))
+        with pytest.raises(CancelledError), lock:
             pass
     assert waited == ["behind"]

@@ -10,7 +10,7 @@ import torch
 from paths import DATA
 from variants import shallow
 
-from depthforge_ros.engine.build import untrained_network
+from depthforge_ros.engine.load import untrained_network
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.export import export_network
 from depthforge_ros.variant import load_variant, variant_names

@@ -7,14 +7,14 @@ import threading
 
 from torch import Tensor
 
-from depthforge_ros.engine.instant import InstantEngine
-from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.engine.engine import CropOutput
+from depthforge_ros.engine.fake import FakeEngine
 from depthforge_ros.variant import load_variant
 
 WAIT_S = 30.0
 
 
-class HeldEngine(InstantEngine):
+class HeldEngine(FakeEngine):
     """Answers once it may, notes what it was asked for, and fails where the test says so.
 
     sky: whether what is above the horizon is labelled sky; buildings otherwise.

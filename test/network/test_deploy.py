@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from variants import shallow
 
-from depthforge_ros.engine.build import untrained_network
+from depthforge_ros.engine.load import untrained_network
 from depthforge_ros.network.deploy import Folded, Sampling, cpu, deploy, tune
 from depthforge_ros.network.deploy.cpu import FEW_TOKENS, attend_by_heads
 from depthforge_ros.network.deploy.sampling import sample_by_bags, sample_by_grid

@@ -10,7 +10,7 @@ from paths import TINY
 from safetensors.torch import load_file
 
 from depthforge_ros.engine import build_engine
-from depthforge_ros.engine.build import untrained_network
+from depthforge_ros.engine.load import untrained_network
 from depthforge_ros.frame import DepthKind, Frame
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS, DepthForge
 from depthforge_ros.network.vit import SwiGlu

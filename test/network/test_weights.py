@@ -337,7 +337,7 @@ def test_loading_never_holds_the_weights_twice(tmp_path, variant):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from depthforge_ros.engine.build import load_network\n"
+        "from depthforge_ros.engine.load import load_network\n"
         "from depthforge_ros.network.weights.files import open_weights\n"
         "variant = open_weights(Path(sys.argv[1])).variant\n"
         "def kib(name):\n"

@@ -66,12 +66,12 @@ def test_a_node_killed_in_mid_bag_is_replaced_by_the_next_one(tmp_path: Path) ->
 
 BUSY = """
 import sys, time
-from depthforge_ros.engine.instant import InstantEngine
+from depthforge_ros.engine.fake import FakeEngine
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.node import node
 from depthforge_ros.variant import load_variant
 
-class Busy(InstantEngine):
+class Busy(FakeEngine):
     def __call__(self, crops, *, depth):
         time.sleep({seconds})
         return super().__call__(crops, depth=depth)

@@ -151,7 +151,7 @@ def test_three_rounds_leave_no_thread_behind(domain: int, bench: Bench, tmp_path
     [
         ({"checkpoint": "/nowhere/a.safetensors"}, "/nowhere/a.safetensors"),
         ({"variant": "nanoo", "checkpoint": "instant"}, "variant 'nanoo' is unknown"),
-        ({"checkpoint": "untrained", "device": "tpu9"}, "device 'tpu9' is not here"),
+        ({"checkpoint": "untrained", "device": "tpu9"}, "device 'tpu9' is not available"),
     ],
 )
 def test_what_cannot_be_loaded_is_a_failure_with_its_reason(

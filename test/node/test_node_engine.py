@@ -18,13 +18,13 @@ from lifecycle_msgs.msg import Transition
 from nodes import Bench, image_message, running_node
 from paths import TINY_YAML
 
-from depthforge_ros.engine.guard import GuardedEngine
-from depthforge_ros.engine.journal import Journal
+from depthforge_ros.engine.engine import Journal
+from depthforge_ros.engine.memory_fallback import FallbackEngine
 from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings, engine_shapes
 from depthforge_ros.ros.node import node as node_module
 from depthforge_ros.variant import load_variant
 
-BUILD = "depthforge_ros.engine.build_process"
+BUILD = "depthforge_ros.engine.build_subprocess"
 TINY = TINY_YAML
 
 
@@ -81,7 +81,7 @@ def test_a_gpu_that_disappears_is_an_error_and_the_node_goes_on(
         def load(values, follow, keep_going):
             follow(journal)
             held.engines.append(HeldEngine())
-            return Pipeline(GuardedEngine([held.engines[-1]], journal))
+            return Pipeline(FallbackEngine([held.engines[-1]], journal))
 
         monkeypatch.setattr(node_module, "load_pipeline", load)
         heard = bench.hear("semantic")

@@ -18,7 +18,7 @@ from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 
-from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.engine.engine import CropOutput
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.node.inference import Inference
 from depthforge_ros.ros.node.parameters import Parameters

@@ -11,8 +11,8 @@ import torch
 from looking_glass import TINY, LookingGlass, metric_variant, picture
 
 from depthforge_ros.engine import CropOutput
-from depthforge_ros.engine.build import untrained_network
 from depthforge_ros.engine.eager import EagerEngine
+from depthforge_ros.engine.load import untrained_network
 from depthforge_ros.frame import Frame
 from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
 from depthforge_ros.variant import Variant, load_variant

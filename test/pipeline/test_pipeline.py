@@ -236,7 +236,7 @@ def test_untrained_engines_are_the_same_every_time_and_devices_are_checked():
     a, b = (build_engine(TINY, "untrained", device="cpu")(crops, depth=True) for _ in range(2))
     assert torch.equal(a.scores, b.scores)
     assert torch.equal(a.depth, b.depth)
-    with pytest.raises(ValueError, match=r"device 'npu' is not here .* here: cpu"):
+    with pytest.raises(ValueError, match=r"device 'npu' is not available .* available: cpu"):
         build_engine(TINY, "untrained", device="npu")
     with pytest.raises(ValueError, match="no weights of variant 'tiny'"):
         build_engine(TINY)

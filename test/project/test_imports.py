@@ -18,11 +18,11 @@ PACKAGE = Path(__file__).resolve().parents[2] / ROOT
 ORDER = (
     ("__init__",),
     ("frame",),
-    ("dataclass_yaml", "resources", "cpu_tuning", "image_size"),
+    ("dataclass_yaml", "resources", "cpu_tuning", "file_lock", "image_size"),
     ("variant",),
-    ("street", "ground", "occupancy", "condition", "legend", "transport_command"),
+    ("ground", "occupancy", "condition", "legend", "transport_command"),
     ("network",),
-    ("engine",),
+    ("engine", "street"),
     ("pipeline",),
     ("learning", "ros"),
     ("demo", "benchmark", "doctor", "weights"),
@@ -53,7 +53,8 @@ WITHOUT_TORCH = {
     "ground",
     "cli",
 }
-WITHOUT_TORCH |= {"transport_command", "occupancy", "condition", "legend", "cpu_tuning"}
+WITHOUT_TORCH |= {"transport_command", "occupancy", "condition", "legend"}
+WITHOUT_TORCH |= {"cpu_tuning", "file_lock"}
 ROS_PACKAGES = {
     "ament_index_python",
     "builtin_interfaces",
@@ -201,6 +202,12 @@ def tree(root: Path, files: dict[str, str]) -> Path:
             "engine/eager.py",
             "def f():\n    from depthforge_ros import pipeline\n",
             "engine/eager.py:2: imports depthforge_ros.pipeline: engine may not import pipeline",
+        ),
+        (
+            "engine/self_check.py",
+            "from depthforge_ros.street import StreetDrive\n",
+            "engine/self_check.py:1: imports depthforge_ros.street.StreetDrive: "
+            "engine may not import street",
         ),
         (
             "network.py",

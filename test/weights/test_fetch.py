@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from depthforge_ros.file_lock import try_lock
 from depthforge_ros.weights import download as download_module
 from depthforge_ros.weights.download import DownloadError, download
 
@@ -294,7 +295,7 @@ def test_a_file_larger_than_the_disk_is_not_begun(
 
 def test_two_at_once_are_refused(tmp_path: Path, server: Server) -> None:
     with (tmp_path / "w.pth.part").open("ab") as held:
-        download_module.fcntl.flock(held, download_module.fcntl.LOCK_EX)
+        assert try_lock(held)
         with pytest.raises(DownloadError, match=r"another process is fetching .*w\.pth\.part"):
             fetch(f"{server.url}/w.pth", tmp_path / "w.pth")
     assert fetch(f"{server.url}/w.pth", tmp_path / "w.pth") == SHA256

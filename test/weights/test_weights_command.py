@@ -18,7 +18,7 @@ from paths import TINY
 from safetensors.torch import load_file
 
 from depthforge_ros import cli
-from depthforge_ros.engine.build import build_engine, checkpoint_files, default_checkpoint
+from depthforge_ros.engine.load import build_engine, checkpoint_files, default_checkpoint
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.weights import WeightsError, load_weights, save_weights
 from depthforge_ros.resources import weights_folder
@@ -157,7 +157,7 @@ def test_what_is_fetched_is_converted_listed_and_runs(
     assert row(text, "tiny", "visual")[-1] == str(encoders)
     assert row(text, "tiny", "depth")[-1] == str(encoders)
     assert row(text, "tiny", "adapter")[-1] == "no"
-    with pytest.raises(WeightsError, match=r"tiny\.encoders\.safetensors holds its encoders alone"):
+    with pytest.raises(WeightsError, match=r"tiny\.encoders\.safetensors holds only its encoders"):
         build_engine(variant, device="cpu")
     trained = adapter(tmp_path / "adapter.safetensors", variant, theirs)
     joined = build_engine(variant, f"{encoders},{trained}", device="cpu")

@@ -139,7 +139,7 @@ def _annotate_many(args: argparse.Namespace, work: Sequence[Work]) -> int:
 
 def _annotator(args: argparse.Namespace, progress: bool) -> Annotate:
     """What annotates a bag as the arguments say, with the network loaded."""
-    from depthforge_ros.engine.build import build_engine, checkpoint_files
+    from depthforge_ros.engine.load import build_engine, checkpoint_files
     from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
     from depthforge_ros.variant import load_variant
 

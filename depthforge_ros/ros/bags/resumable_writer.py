@@ -15,7 +15,6 @@ finished file or not written at all, and OUT appears whole or not at all.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ import yaml
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from depthforge_ros.file_lock import try_lock
 from depthforge_ros.ros.bags.reader import BagError, Topic
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
@@ -179,13 +179,11 @@ class SegmentedBag:
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path, os.O_CREAT | os.O_RDWR)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not try_lock(self._lock):
+                raise TakenError(f"{self.partial} is being written by another process")
             # The lock of a file that is gone keeps nobody out.
             if os.path.samestat(os.fstat(self._lock), os.stat(path)):
                 return True
-        except BlockingIOError as error:
-            self._release()
-            raise TakenError(f"{self.partial} is being written by another process") from error
         except FileNotFoundError:
             pass
         except BaseException:

@@ -242,7 +242,7 @@ def load_pipeline(
     # holds the executor.
     import torch
 
-    from depthforge_ros.engine import INSTANT, GivenUpError, Journal, Request, ready_engine
+    from depthforge_ros.engine import INSTANT, CancelledError, Journal, Request, select_engine
     from depthforge_ros.pipeline import Pipeline, engine_shapes
 
     journal = Journal()
@@ -259,8 +259,8 @@ def load_pipeline(
         shapes=engine_shapes(values.image_sizes(), settings, variant) if compiled else (),
     )
     try:
-        return Pipeline(ready_engine(request, journal, keep_going), settings)
-    except GivenUpError as error:
+        return Pipeline(select_engine(request, journal, keep_going), settings)
+    except CancelledError as error:
         raise AbandonedError from error
 
 

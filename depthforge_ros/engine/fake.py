@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine that answers at once with the same scene: measures everything around a network."""
+"""An engine without a network, for tests and for benchmarks of the node."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from depthforge_ros.engine.output import CropOutput
+from depthforge_ros.engine.engine import CropOutput
 from depthforge_ros.variant import Variant
 
 
-class InstantEngine:
-    """Road below, sky above; deterministic.
+class FakeEngine:
+    """Returns the same scene for every image at once: road below, sky above.
 
     Metric depth is 10 m on the road and the end of the range in the sky. Relative depth is that of
-    a flat road under a level camera: 0 in the sky, and rising to 1/2 at the lower edge.
-
-    For benchmarks and tests of the node. It never looks at the image.
+    a flat road under a level camera: 0 in the sky, rising to 1/2 at the lower edge.
     """
 
     backend = "instant"
@@ -28,11 +26,11 @@ class InstantEngine:
         self._scenes: dict[tuple[int, int], CropOutput] = {}
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
-        """Scores [B, K, h, w] and depth [B, h, w] for crops [B, 3, h, w]."""
+        """Return scores [B, K, h, w] and depth [B, h, w] for crops [B, 3, h, w]."""
         batch, _, *size = crops.shape
         key = size[0], size[1]
         if key not in self._scenes:
-            self._scenes = {key: self._scene(*key)}  # one size, so that memory stays flat
+            self._scenes = {key: self._scene(*key)}  # one size only, so that memory stays flat
         scene = self._scenes[key]
         scores = scene.scores.expand(batch, -1, -1, -1)
         return CropOutput(scores, scene.depth.expand(batch, -1, -1) if depth else None)

@@ -7,13 +7,10 @@ takes longer than they run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-Program = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images [B, 3, h, w] uint8 of one shape -> scores [B, K, h, w] and depth [B, h, w], float32."""
+from depthforge_ros.engine.engine import Program
 
 WARM_UPS = 3
 """Runs before the recording: what a library sets up in its first runs must not be recorded."""

@@ -6,23 +6,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from depthforge_ros.engine.guard import (
+from depthforge_ros.engine.engine import CropOutput, Journal
+from depthforge_ros.engine.fake import FakeEngine
+from depthforge_ros.engine.memory_fallback import (
     DeviceLostError,
     DeviceMemoryError,
-    GuardedEngine,
+    FallbackEngine,
     is_device_lost,
     is_out_of_memory,
 )
-from depthforge_ros.engine.instant import InstantEngine
-from depthforge_ros.engine.journal import Journal
-from depthforge_ros.engine.output import CropOutput
 from depthforge_ros.variant import load_variant
 
 CUDA_FULL = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation"
 CUDA_LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronous"
 
 
-class Limited(InstantEngine):
+class Limited(FakeEngine):
     """Has memory for so many images at once; stands in for a GPU. Depth tells images apart."""
 
     def __init__(self, most, backend="tensorrt", precision="fp16"):
@@ -49,7 +48,7 @@ def images(count):
 
 def test_the_batch_is_halved_until_it_fits_and_stays_so():
     engine, journal = Limited(most=2), Journal()
-    guarded = GuardedEngine([engine], journal)
+    guarded = FallbackEngine([engine], journal)
     seen = guarded(images(7), depth=True)
     assert engine.batches == [7, 3, 1, 1, 1, 1, 1, 1, 1]
     assert seen.depth[:, 0, 0].tolist() == list(range(7))
@@ -62,7 +61,7 @@ def test_the_batch_is_halved_until_it_fits_and_stays_so():
 
 def test_an_engine_that_has_no_memory_for_one_image_gives_way():
     journal = Journal()
-    guarded = GuardedEngine([Limited(0), Limited(8, "eager", "fp32")], journal)
+    guarded = FallbackEngine([Limited(0), Limited(8, "eager", "fp32")], journal)
     assert (guarded.backend, guarded.precision) == ("tensorrt", "fp16")
     assert len(guarded(images(4), depth=True).scores) == 4
     assert (guarded.backend, guarded.precision) == ("eager", "fp32")
@@ -72,20 +71,20 @@ def test_an_engine_that_has_no_memory_for_one_image_gives_way():
 
 
 def test_where_nothing_fits_the_error_says_what_to_do():
-    guarded = GuardedEngine([Limited(0), Limited(0, "eager", "fp32")], Journal())
+    guarded = FallbackEngine([Limited(0), Limited(0, "eager", "fp32")], Journal())
     with pytest.raises(DeviceMemoryError) as reported:
         guarded(images(1), depth=True)
     assert str(reported.value) == (
-        "cpu has not the memory for one image of 32x32 (CUDA out of memory. Tried to allocate "
-        "2.00 GiB.); set a smaller short_side_px, mode slide, or take a smaller variant"
+        "cpu has too little memory for one image of 32x32 (CUDA out of memory. Tried to allocate "
+        "2.00 GiB.); set a smaller short_side_px or mode slide, or use a smaller variant"
     )
 
 
 def test_a_lost_device_is_said_and_not_asked_again():
     engine, journal = Limited(8), Journal()
-    guarded = GuardedEngine([engine, Limited(8, "eager", "fp32")], journal)
+    guarded = FallbackEngine([engine, Limited(8, "eager", "fp32")], journal)
     engine.error = RuntimeError(CUDA_LOST)
-    text = "cpu does not answer any more .CUDA error: unspecified launch failure.; start the node"
+    text = "cpu does not answer any more .CUDA error: unspecified launch failure.; restart the node"
     with pytest.raises(DeviceLostError, match=text):
         guarded(images(1), depth=True)
     engine.error = None
@@ -99,7 +98,7 @@ def test_other_errors_are_not_taken_for_either():
     engine, journal = Limited(8), Journal()
     engine.error = ValueError("shapes differ")
     with pytest.raises(ValueError, match="shapes differ"):
-        GuardedEngine([engine], journal)(images(1), depth=True)
+        FallbackEngine([engine], journal)(images(1), depth=True)
     assert journal.trouble == ""
     assert journal.notes == {}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What compiles networks, by name."""
+"""Backends: compilers that turn the network of one shape into a program, by name."""
 
 from __future__ import annotations
 
@@ -9,37 +9,34 @@ from typing import Protocol
 
 import torch
 
-from depthforge_ros.engine import inductor, tensorrt
-from depthforge_ros.engine.cuda_graph import Program
-from depthforge_ros.engine.shape import Shape
+from depthforge_ros.engine.backends import inductor, tensorrt
+from depthforge_ros.engine.engine import Program, Shape
 from depthforge_ros.network.depthforge import DepthForge
-
-EAGER = "eager"
 
 
 class Backend(Protocol):
-    """What a module offers to be a backend; inductor.py says more."""
+    """The functions that the module of a backend defines."""
 
     def missing(self, device: torch.device) -> str:
-        """What is not there to run."""
+        """Return what is missing to run on the device; empty if nothing is."""
         ...
 
     def missing_to_build(self, device: torch.device) -> str:
-        """What is not there to build."""
+        """Return what is missing to build for the device; empty if nothing is."""
         ...
 
     def versions(self) -> dict[str, str]:
-        """What an engine depends on, beyond PyTorch."""
+        """Return the versions that an engine depends on, besides PyTorch's, for the cache key."""
         ...
 
     def build(self, network: DepthForge, shape: Shape, precision: str, folder: Path) -> None:
-        """Compile into an empty folder."""
+        """Compile the network into `folder`, which exists and is empty."""
         ...
 
     def load(self, folder: Path, shape: Shape, device: torch.device) -> Program:
-        """What `build` left there, ready to run."""
+        """Load what `build` wrote into `folder`, ready to run."""
         ...
 
 
 BACKENDS: Mapping[str, Backend] = {"tensorrt": tensorrt, "inductor": inductor}
-"""The fastest first."""
+"""In the order of preference, the fastest first."""

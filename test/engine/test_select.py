@@ -14,14 +14,14 @@ from paths import DATA, ROOT
 from safetensors.torch import save_file
 
 from depthforge_ros.cli import main
-from depthforge_ros.engine import GivenUpError, Journal, Request, Shape, ready_engine
-from depthforge_ros.engine.apart import BuildError, Job, build_apart
-from depthforge_ros.engine.build import build_engine, load_network
+from depthforge_ros.engine import CancelledError, Journal, Request, Shape, select_engine
+from depthforge_ros.engine.build_subprocess import BuildError, Job, build_in_subprocess
 from depthforge_ros.engine.cache import MANIFEST, EngineCache
-from depthforge_ros.engine.compiled import CompiledEngine
-from depthforge_ros.engine.precision import cpu_flags, fast_precisions
-from depthforge_ros.engine.ready import candidates, preferred_backends
-from depthforge_ros.engine.self_check import street_images
+from depthforge_ros.engine.candidate import candidate_pairs, preferred_backends
+from depthforge_ros.engine.compiler import CompiledEngine
+from depthforge_ros.engine.engine import cpu_flags, fast_precisions
+from depthforge_ros.engine.load import build_engine, load_network
+from depthforge_ros.engine.self_check import check_images
 from depthforge_ros.variant import load_variant
 
 SMALL = DATA / "small.yaml"
@@ -76,13 +76,13 @@ def never(job, tell, keep_going):
 def ready(cache, build=never, **changes):
     journal = Journal()
     request = dataclasses.replace(REQUEST, cache=cache, **changes)
-    return ready_engine(request, journal, build=build), journal
+    return select_engine(request, journal, build=build), journal
 
 
 def assert_same(engine, precision="fp32"):
     eager = build_engine(load_variant(SMALL), "untrained", device="cpu", precision=precision)
     for batch in (1, 2, 3):
-        images = street_images(Shape(64, 96, batch))
+        images = check_images(Shape(64, 96, batch))
         ours, theirs = engine(images, depth=True), eager(images, depth=True)
         torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-5)
         torch.testing.assert_close(ours.depth, theirs.depth, rtol=0, atol=1e-5)
@@ -119,7 +119,7 @@ def test_auto_is_eager_on_a_cpu_and_waits_for_no_compiler(cache):
 
 def test_a_size_that_nothing_was_compiled_for_runs_in_eager_and_is_told(cache):
     engine, journal = ready(cache)
-    images = street_images(Shape(64, 64))
+    images = check_images(Shape(64, 64))
     eager = build_engine(load_variant(SMALL), "untrained", device="cpu")
     scores = engine(images, depth=True).scores
     torch.testing.assert_close(scores, eager(images, depth=True).scores, rtol=0, atol=1e-5)
@@ -161,7 +161,7 @@ def test_a_failed_build_is_refused_with_its_last_words(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(BUILDERS))
 
     def build(job, tell, keep_going):
-        build_apart(job, tell, keep_going, "failing_builder")
+        build_in_subprocess(job, tell, keep_going, "failing_builder")
 
     engine, journal = ready(EngineCache(tmp_path / "cache"), build)
     assert engine.backend == "eager"
@@ -194,8 +194,12 @@ def job(folder):
 def test_a_build_that_is_given_up_ends_with_all_that_it_started(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(BUILDERS))
     started = time.monotonic()
-    with pytest.raises(GivenUpError):
-        build_apart(job(tmp_path), print, lambda: not (tmp_path / "pid").exists(), "slow_builder")
+
+    def not_started():
+        return not (tmp_path / "pid").exists()
+
+    with pytest.raises(CancelledError):
+        build_in_subprocess(job(tmp_path), print, not_started, "slow_builder")
     assert time.monotonic() - started < 30  # of the 600 s that it would take
     status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
     assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
@@ -203,9 +207,9 @@ def test_a_build_that_is_given_up_ends_with_all_that_it_started(tmp_path, monkey
 
 def test_a_crash_of_the_compiler_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(BUILDERS))
-    text = "build was ended by SIGSEGV; its last words: lowering layer 7"
+    text = "build was ended by SIGSEGV; its last output: lowering layer 7"
     with pytest.raises(BuildError, match=text):
-        build_apart(job(tmp_path), print, lambda: True, "crashing_builder")
+        build_in_subprocess(job(tmp_path), print, lambda: True, "crashing_builder")
 
 
 def test_batches_are_cut_and_filled_to_what_was_compiled():
@@ -219,7 +223,7 @@ def test_batches_are_cut_and_filled_to_what_was_compiled():
 
     programs = {Shape(64, 96, 4): program, Shape(64, 96, 2): program}
     engine = CompiledEngine("test", "fp32", programs, eager, Journal())
-    images = street_images(Shape(64, 96, 7))
+    images = check_images(Shape(64, 96, 7))
     output = engine(images, depth=True)
     assert seen == [4, 4]
     torch.testing.assert_close(output.scores, eager(images, depth=True).scores, rtol=0, atol=1e-5)
@@ -233,10 +237,10 @@ def test_the_fastest_are_tried_first():
     assert preferred_backends("auto", cuda) == ("tensorrt", "inductor", "eager")
     assert preferred_backends("auto", CPU) == ("eager",)
     assert preferred_backends("inductor", CPU) == ("inductor",)
-    pairs = candidates(("tensorrt", "eager"), "auto", CPU)
+    pairs = candidate_pairs(("tensorrt", "eager"), "auto", CPU)
     halves = [(b, p) for p in fast_precisions(CPU) for b in ("tensorrt", "eager")]
     assert pairs == [*halves, ("tensorrt", "fp32")]
-    assert candidates(("eager",), "fp32", CPU) == []
+    assert candidate_pairs(("eager",), "fp32", CPU) == []
 
 
 @pytest.mark.parametrize(

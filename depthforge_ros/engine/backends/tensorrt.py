@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from depthforge_ros.engine.cuda_graph import GraphedProgram, Program
-from depthforge_ros.engine.precision import DTYPES
-from depthforge_ros.engine.shape import Shape
+from depthforge_ros.engine.backends.cuda_graph import GraphedProgram
+from depthforge_ros.engine.engine import DTYPES, Program, Shape
 from depthforge_ros.network.deploy import Folded, Sampling
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.export import export_network

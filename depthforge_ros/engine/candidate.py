@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Candidates: the engines that a request allows, made from one loaded network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from depthforge_ros.engine.backends import BACKENDS
+from depthforge_ros.engine.build_subprocess import BuildError, build_in_subprocess
+from depthforge_ros.engine.cache import EngineCache
+from depthforge_ros.engine.compiler import Build, CompiledEngine, Compiler, NetworkSource
+from depthforge_ros.engine.eager import EagerEngine
+from depthforge_ros.engine.engine import (
+    AUTO,
+    EAGER,
+    PRECISIONS,
+    SIDE_MULTIPLE_PX,
+    Journal,
+    Shape,
+    fast_precisions,
+)
+from depthforge_ros.engine.load import load_network, pick_device
+from depthforge_ros.engine.memory_fallback import is_out_of_memory
+from depthforge_ros.engine.self_check import Verdict, check
+from depthforge_ros.resources import engines_folder
+from depthforge_ros.variant import Variant, load_variant
+
+
+@dataclass(frozen=True)
+class Request:
+    """The engine that the caller needs. Raises ValueError naming an unknown backend or precision.
+
+    variant: an argument of load_variant. checkpoint: see build_engine. backend: AUTO, EAGER or one
+    of BACKENDS. precision: AUTO or one of PRECISIONS. shapes: to compile for; none: the shapes in
+    the cache.
+    """
+
+    variant: str
+    checkpoint: str = ""
+    device: str = AUTO
+    backend: str = AUTO
+    precision: str = AUTO
+    shapes: tuple[Shape, ...] = ()
+    cache: EngineCache = field(default_factory=lambda: EngineCache(engines_folder()))
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("backend", (AUTO, EAGER, *BACKENDS)),
+            ("precision", (AUTO, *PRECISIONS)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}"
+                )
+
+
+class Candidates:
+    """Makes and checks the engines of a request. `reference` is eager fp32.
+
+    Raises ValueError or WeightsError if the variant, the weights or the device are wrong.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        journal: Journal,
+        keep_going: Callable[[], bool] = lambda: True,
+        build: Build = build_in_subprocess,
+    ) -> None:
+        self.request = request
+        self.device = pick_device(request.device)
+        self._journal = journal
+        self._network = load_network(load_variant(request.variant), request.checkpoint)
+        self.reference = EagerEngine(self._network, self.device)
+        source = NetworkSource(request.variant, request.checkpoint, self.device)
+        self._compiler = Compiler(self._network, source, request.cache, journal, keep_going, build)
+
+    def pairs(self, backends: Sequence[str]) -> list[tuple[str, str]]:
+        """Return backend and precision of all candidates but eager fp32, the fastest first."""
+        return candidate_pairs(backends, self.request.precision, self.device)
+
+    def make(self, backend: str, precision: str) -> EagerEngine | CompiledEngine:
+        """Return an unchecked engine; a compiled one is built unless it is in the cache.
+
+        Raises BuildError, CancelledError, or what a compiler, a loader or a driver raises.
+        """
+        if backend == EAGER:
+            self._journal.proceed(f"preparing {backend} {precision}")
+            return EagerEngine(self._network, self.device, precision)
+        if reason := BACKENDS[backend].missing(self.device):
+            raise BuildError(reason)
+        shapes = self.request.shapes or self._compiler.cached_shapes(backend, precision)
+        if not shapes:
+            raise BuildError(
+                "nothing is compiled, and the size of images is not known: set image_size, or use "
+                "`depthforge compile`"
+            )
+        programs = {}
+        for shape in sorted(shapes):
+            try:
+                programs[shape] = self._compiler.load(backend, precision, shape)
+            except Exception as error:
+                if not (programs and is_out_of_memory(error)):
+                    raise
+                self._journal.note(
+                    "memory", f"{self.device} has no memory for {backend} at {shape}"
+                )
+        return CompiledEngine(backend, precision, programs, self.reference, self._journal)
+
+    def check(self, engine: EagerEngine | CompiledEngine) -> Verdict:
+        """Compare an engine with the reference at every shape that it was made for."""
+        self._journal.proceed(f"checking {engine.backend} {engine.precision} on known images")
+        if isinstance(engine, CompiledEngine):
+            return check(engine, self.reference, engine.shapes)
+        # The reference runs batches with the same operators: one image of each size is enough.
+        shapes = {Shape(shape.height, shape.width) for shape in self.request.shapes}
+        shapes = shapes or {crop_shape(self.reference.variant)}
+        return check(engine, self.reference, sorted(shapes))
+
+
+def preferred_backends(backend: str, device: torch.device) -> tuple[str, ...]:
+    """Return what AUTO means on a device, the fastest first; a named backend stands alone.
+
+    On a CPU that is eager, which is tuned for it and as fast as what takes minutes to compile
+    (docs/performance.md).
+    """
+    if backend != AUTO:
+        return (backend,)
+    return (*BACKENDS, EAGER) if device.type == "cuda" else (EAGER,)
+
+
+def candidate_pairs(
+    backends: Sequence[str], precision: str, device: torch.device
+) -> list[tuple[str, str]]:
+    """Return backend and precision of all candidates but eager fp32, the fastest first."""
+    precisions = [*fast_precisions(device), "fp32"] if precision == AUTO else [precision]
+    # Half precision gains more than a compiler.
+    pairs = [(backend, precision) for precision in precisions for backend in backends]
+    return [pair for pair in pairs if pair != (EAGER, "fp32")]
+
+
+def crop_shape(variant: Variant) -> Shape:
+    """Return the crop of a variant, rounded down to sides that the network accepts."""
+    side = max(SIDE_MULTIPLE_PX, variant.crop // SIDE_MULTIPLE_PX * SIDE_MULTIPLE_PX)
+    return Shape(side, side)
