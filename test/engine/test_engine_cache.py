@@ -176,7 +176,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with cache.lock(KEY):
-        monkeypatch.setattr("depthforge_ros.engine.cache._described", full)
+        monkeypatch.setattr("depthforge_ros.engine.cache._size_and_hash", full)
         with pytest.raises(CacheError, match="No space left on device"):
             cache.store(KEY, built(tmp_path / "built"))
     assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
