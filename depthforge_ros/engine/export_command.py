@@ -36,8 +36,10 @@ def run(args: argparse.Namespace) -> int:
     """
     import torch
 
-    from depthforge_ros.engine.build import load_network
+    from depthforge_ros.engine.candidate import crop_shape
     from depthforge_ros.engine.eager import EagerEngine
+    from depthforge_ros.engine.engine import Shape
+    from depthforge_ros.engine.load import load_network
     from depthforge_ros.engine.onnx_graph import (
         OnnxRuntimeEngine,
         convert,
@@ -46,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
         require_exportable,
         write_graph,
     )
-    from depthforge_ros.engine.ready import crop_shape
     from depthforge_ros.engine.self_check import check, street_images
-    from depthforge_ros.engine.shape import Shape
     from depthforge_ros.variant import load_variant
 
     require_exportable(args.precision, args.opset)

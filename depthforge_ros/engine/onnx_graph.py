@@ -26,9 +26,8 @@ import torch
 from torch import Tensor
 
 from depthforge_ros import __version__
-from depthforge_ros.engine.identity import code_hash, weights_hash
-from depthforge_ros.engine.output import CropOutput
-from depthforge_ros.engine.shape import Shape
+from depthforge_ros.engine.cache import code_hash, weights_hash
+from depthforge_ros.engine.engine import CropOutput, Shape
 from depthforge_ros.network.deploy import Folded, Sampling
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.export import export_network

@@ -16,9 +16,10 @@ import torch
 from paths import TINY_YAML
 
 from depthforge_ros.cli import main
-from depthforge_ros.engine.build import untrained_network
+from depthforge_ros.engine.cache import code_hash, weights_hash
 from depthforge_ros.engine.eager import EagerEngine
-from depthforge_ros.engine.identity import code_hash, weights_hash
+from depthforge_ros.engine.engine import Shape
+from depthforge_ros.engine.load import untrained_network
 from depthforge_ros.engine.onnx_graph import (
     Difference,
     GraphError,
@@ -28,7 +29,6 @@ from depthforge_ros.engine.onnx_graph import (
     kept_on_success,
     write_graph,
 )
-from depthforge_ros.engine.shape import Shape
 from depthforge_ros.variant import load_variant
 
 SHAPE = Shape(64, 96, 2)

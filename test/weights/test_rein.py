@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from depthforge_ros import cli
-from depthforge_ros.engine.build import default_checkpoint
+from depthforge_ros.engine.load import default_checkpoint
 from depthforge_ros.network.deploy import deploy
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, DepthForge
 from depthforge_ros.network.weights import WeightsError, load_weights
