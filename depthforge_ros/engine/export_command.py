@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         require_exportable,
         write_graph,
     )
-    from depthforge_ros.engine.self_check import check, street_images
+    from depthforge_ros.engine.self_check import check, check_images
     from depthforge_ros.variant import load_variant
 
     require_exportable(args.precision, args.opset)
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         print("converted; comparing with eager fp32 in ONNX Runtime", flush=True)
         reference = EagerEngine(network, torch.device("cpu"))
         engine = OnnxRuntimeEngine(file, variant, shape)
-        images = street_images(shape)
+        images = check_images(shape)
         differs = difference(engine(images, depth=True), reference(images, depth=True))
         faults = list(check(engine, reference, [shape]).faults)
         if args.precision == "fp32" and max(differs.scores, differs.depth) > MAX_DIFFERENCE:
