@@ -21,11 +21,16 @@ from pathlib import Path
 import torch
 
 from depthforge_ros.engine import build_engine
-from depthforge_ros.learning.ablation import Ablation
-from depthforge_ros.learning.config import DatasetKind, DatasetSettings, TrainConfig, read_config
+from depthforge_ros.learning.config import (
+    Ablation,
+    DatasetKind,
+    DatasetSettings,
+    TrainConfig,
+    read_config,
+)
 from depthforge_ros.learning.evaluation import evaluate
 from depthforge_ros.learning.loop import WEIGHTS
-from depthforge_ros.learning.train_command import FROZEN, train
+from depthforge_ros.learning.train_command import train
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.street import CONDITIONS
 
@@ -33,7 +38,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "config" / "train"
 STAGES = ("generalisation_1_visual", "generalisation_2_depth", "generalisation_3_method")
 NAMES = {
     Ablation.NONE: "no tokens",
-    Ablation.TOKENS: "tokens without depth",
+    Ablation.REIN: "Rein: tokens without depth",
     Ablation.DEPTH: "depth-aware tokens, refinement",
 }
 
@@ -69,9 +74,7 @@ def measured(config: TrainConfig, frames: int, device: str) -> dict[str, float]:
     """mIoU by condition, in per cent; kept beside the weights."""
     kept = config.output / f"miou_{frames}.json"
     if not kept.is_file():
-        frozen = config.output / FROZEN
-        parts = [frozen] if frozen.is_file() else list(config.weights)
-        checkpoint = ",".join(map(str, [*parts, config.output / WEIGHTS]))
+        checkpoint = ",".join(map(str, [*config.weights, config.output / WEIGHTS]))
         engine = build_engine(config.load_variant(), checkpoint, device=device)
         streets = DatasetSettings(DatasetKind.STREET_HELD_OUT, frames=frames)
         conditions = evaluate(Pipeline(engine), streets).conditions

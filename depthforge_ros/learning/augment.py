@@ -8,6 +8,7 @@ on its number in the run alone: not on workers, processes or restarts.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,16 +20,20 @@ from depthforge_ros.learning.samples import Sample
 
 CROP_TRIES = 10
 CROP_STEP = 16
+PAD_COLOR = (124, 116, 104)
+"""RGB of padding: the mean that normalisation subtracts (123.675, 116.28, 103.53), rounded."""
 
 
 @dataclass(frozen=True)
 class AugmentSettings:
     """How a labelled image becomes a training crop.
 
-    crop: side of the square, pixels. short_side_px: the image is first brought to this short side
-    (None: as it is), then scaled by a factor from `scale`, log-uniform. max_class_share: of the
-    labelled pixels of a crop; where ten random crops have more of one class, one is drawn from all
-    that have not, if there are any. rare, flip, photometric, adverse: probabilities; rare is that a
+    crop: side of the square, pixels. short_sides_px: the image's short side is set to one of these,
+    drawn uniformly, its long side to at most max_long_side_px (no limit: None). Without them
+    the image is brought to short_side_px (None: as it is), then scaled by a factor from `scale`,
+    log-uniform. antialias: for shrinking. max_class_share: of the labelled pixels of a crop; the
+    first of ten random crops below it is taken, else one drawn from all crops below it if
+    exhaustive, else the tenth. rare, flip, photometric, adverse: probabilities; rare is that a
     crop is laid over a pixel of a class drawn evenly from those in the image, so that bicycles are
     met as often as road; adverse is what night and weather do to a sensor (darkness, colour casts,
     noise, haze, blur).
@@ -37,7 +42,11 @@ class AugmentSettings:
     crop: int
     short_side_px: int | None = None
     scale: tuple[float, float] = (0.5, 2.0)
+    short_sides_px: tuple[int, ...] = ()
+    max_long_side_px: int | None = None
+    antialias: bool = True
     max_class_share: float = 0.75
+    exhaustive: bool = True
     rare: float = 0.0
     flip: float = 0.5
     photometric: float = 1.0
@@ -48,17 +57,22 @@ class AugmentSettings:
             raise ValueError(f"crop is {self.crop}; expected a multiple of 32")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is {self.scale}; expected two rising positive numbers")
+        if self.short_sides_px and (min(self.short_sides_px) < 32 or self.short_side_px):
+            raise ValueError(
+                f"short_sides_px is {self.short_sides_px}, short_side_px {self.short_side_px}; "
+                "expected one of the two, of at least 32"
+            )
         for name in ("max_class_share", "rare", "flip", "photometric", "adverse"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0..1")
 
 
 def augment(sample: Sample, rng: np.random.Generator, settings: AugmentSettings) -> Sample:
-    """A training crop of the sample: [crop, crop], padded with unlabelled black where too small."""
-    height, width = sample.labels.shape
-    base = 1.0 if settings.short_side_px is None else settings.short_side_px / min(height, width)
-    factor = base * float(np.exp(rng.uniform(*np.log(settings.scale))))
-    sample = resized(sample, factor)
+    """Return a training crop of the sample, [crop, crop].
+
+    Too small an image is padded at the right and bottom: unlabelled, in PAD_COLOR.
+    """
+    sample = resized(sample, scale_factor(sample, rng, settings), settings.antialias)
     sample = _cropped(sample, rng, settings)
     if rng.random() < settings.flip:
         sample = _mapped(sample, lambda image: np.ascontiguousarray(image[:, ::-1]))
@@ -67,19 +81,30 @@ def augment(sample: Sample, rng: np.random.Generator, settings: AugmentSettings)
         rgb = photometric(rgb, rng)
     if rng.random() < settings.adverse:
         rgb = adverse(rgb, rng)
-    return dataclasses.replace(sample, rgb=rgb)
+    return _padded(dataclasses.replace(sample, rgb=rgb), settings.crop)
 
 
-def resized(sample: Sample, factor: float) -> Sample:
-    """The sample at `factor` times its size: rgb by area or linearly, labels and depth by nearest.
+def scale_factor(sample: Sample, rng: np.random.Generator, settings: AugmentSettings) -> float:
+    """Draw the factor by which to resize the sample."""
+    short, long = sorted(sample.labels.shape)
+    if settings.short_sides_px:
+        factor = int(rng.choice(settings.short_sides_px)) / short
+        most = settings.max_long_side_px
+        return factor if most is None else min(factor, most / long)
+    base = 1.0 if settings.short_side_px is None else settings.short_side_px / short
+    return base * float(np.exp(rng.uniform(*np.log(settings.scale))))
 
-    Depth stays what it was: a camera with another focal length sees the same world.
+
+def resized(sample: Sample, factor: float, antialias: bool = True) -> Sample:
+    """Return the sample at `factor` times its size, labels and depth by nearest neighbour.
+
+    Depth values are unchanged: a camera with another focal length sees the same scene.
     """
-    height, width = (max(1, round(side * factor)) for side in sample.labels.shape)
+    height, width = (max(1, math.floor(side * factor + 0.5)) for side in sample.labels.shape)
     if sample.labels.shape == (height, width):
         return sample
     depth, focal_px = sample.depth_m, sample.focal_px
-    smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    smooth = cv2.INTER_AREA if antialias and factor < 1 else cv2.INTER_LINEAR
     nearest = cv2.INTER_NEAREST_EXACT
     return dataclasses.replace(
         sample,
@@ -94,32 +119,23 @@ def resized(sample: Sample, factor: float) -> Sample:
 
 def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings) -> Sample:
     size = settings.crop
-    height, width = sample.labels.shape
-    down, right = max(0, size - height), max(0, size - width)
-    if down or right:
-        depth = sample.depth_m
-        sample = dataclasses.replace(
-            sample,
-            rgb=np.pad(sample.rgb, ((0, down), (0, right), (0, 0))),
-            labels=np.pad(sample.labels, ((0, down), (0, right)), constant_values=UNLABELLED),
-            depth_m=None
-            if depth is None
-            else np.pad(depth, ((0, down), (0, right)), constant_values=np.nan),
-        )
+    down, right = (max(0, size - side) for side in sample.labels.shape)
+    labels = np.pad(sample.labels, ((0, down), (0, right)), constant_values=UNLABELLED)
     # Nothing is drawn where nothing is asked for: runs started without it see the same samples.
     if settings.rare > 0 and rng.random() < settings.rare:
-        top, left = _corner_over_a_class(sample.labels, size, rng)
+        top, left = _corner_over_a_class(labels, size, rng)
     else:
-        top, left = _corner_of_a_mixture(sample.labels, size, settings.max_class_share, rng)
+        top, left = _corner_of_a_mixture(labels, settings, rng)
     return _mapped(sample, lambda image: image[top : top + size, left : left + size])
 
 
 def _corner_of_a_mixture(
-    labels: np.ndarray, size: int, max_class_share: float, rng: np.random.Generator
+    labels: np.ndarray, settings: AugmentSettings, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Corner (y, x) of a random crop of labels [H, W] that no class fills beyond the share; of any
-    crop where there is none such.
+    """Return the corner (y, x) of a random crop of labels [H, W] that no class fills beyond
+    max_class_share; of any crop if none is found.
     """
+    size, max_class_share = settings.crop, settings.max_class_share
     height, width = labels.shape
     for _ in range(CROP_TRIES):
         top = int(rng.integers(0, height - size + 1))
@@ -128,7 +144,7 @@ def _corner_of_a_mixture(
         counts = np.bincount(inside.ravel(), minlength=256)[:UNLABELLED]
         if counts.any() and counts.max() <= max_class_share * counts.sum():
             return top, left
-    mixed = mixed_corners(labels, size, max_class_share)
+    mixed = mixed_corners(labels, size, max_class_share) if settings.exhaustive else ()
     if len(mixed):
         top, left = mixed[rng.integers(len(mixed))].tolist()
     return top, left
@@ -172,6 +188,22 @@ def mixed_corners(labels: np.ndarray, size: int, max_class_share: float) -> np.n
     return np.stack([starts[0][y], starts[1][x]], axis=-1)
 
 
+def _padded(sample: Sample, size: int) -> Sample:
+    """Return the sample padded to [size, size] at the right and bottom."""
+    height, width = sample.labels.shape
+    if min(height, width) >= size:
+        return sample
+    rgb = np.full((size, size, 3), PAD_COLOR, np.uint8)
+    rgb[:height, :width] = sample.rgb
+    labels = np.full((size, size), UNLABELLED, np.uint8)
+    labels[:height, :width] = sample.labels
+    depth = None
+    if sample.depth_m is not None:
+        depth = np.full((size, size), np.nan, np.float32)
+        depth[:height, :width] = sample.depth_m
+    return dataclasses.replace(sample, rgb=rgb, labels=labels, depth_m=depth)
+
+
 def _mapped(sample: Sample, change: Callable[[np.ndarray], np.ndarray]) -> Sample:
     depth = sample.depth_m
     return dataclasses.replace(
@@ -183,23 +215,27 @@ def _mapped(sample: Sample, change: Callable[[np.ndarray], np.ndarray]) -> Sampl
 
 
 def photometric(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness ±32, contrast and saturation ×0.5..1.5, hue ±18°·2, each with probability 1/2.
+    """Change brightness by ±32, contrast and saturation by 0.5..1.5 and hue by -18..17 steps of 2°,
+    each with probability 1/2; contrast last with probability 1/2, else after brightness.
 
-    The distortion of SSD (arXiv 1512.02325). rgb: [H, W, 3] uint8, and so is the result.
+    The distortion of SSD (arXiv 1512.02325) as mmsegmentation 1.2.2 applies it
+    (PhotoMetricDistortion). rgb: [H, W, 3] uint8, and so is the result.
     """
-    contrast = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    contrast_last = rng.random() < 0.5
     brightness = rng.uniform(-32, 32) if rng.random() < 0.5 else 0.0
-    levels = np.arange(256, dtype=np.float32) * contrast + brightness
-    rgb = cv2.LUT(rgb, levels.clip(0, 255).astype(np.uint8))
+    contrast = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
     saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
-    hue = int(rng.integers(-18, 19)) if rng.random() < 0.5 else 0
-    if saturation == 1.0 and hue == 0:
-        return rgb
-    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
-    steps = np.arange(256)
-    table = np.stack([(steps + hue) % 180, (steps * saturation).clip(0, 255), steps], axis=-1)
-    hsv = cv2.LUT(hsv, table.astype(np.uint8)[None])  # [1, 256, 3]: one table a channel
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    hue = int(rng.integers(-18, 18)) if rng.random() < 0.5 else 0
+    steps = np.arange(256, dtype=np.float32)
+    levels = (steps + brightness).clip(0, 255).astype(np.uint8)
+    contrasts = (steps * contrast).clip(0, 255).astype(np.uint8)
+    rgb = cv2.LUT(rgb, levels if contrast_last else contrasts[levels])
+    if saturation != 1.0 or hue != 0:
+        hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
+        table = np.stack([(steps + hue) % 180, (steps * saturation).clip(0, 255), steps], axis=-1)
+        hsv = cv2.LUT(hsv, table.astype(np.uint8)[None])  # [1, 256, 3]: one table a channel
+        rgb = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return cv2.LUT(rgb, contrasts) if contrast_last else rgb
 
 
 def adverse(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:

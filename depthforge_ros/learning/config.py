@@ -9,7 +9,6 @@ from pathlib import Path
 
 from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning import datasets
-from depthforge_ros.learning.ablation import Ablation
 from depthforge_ros.learning.augment import AugmentSettings
 from depthforge_ros.learning.label_ids import MapillaryMapping
 from depthforge_ros.learning.losses import LossSettings
@@ -28,6 +27,35 @@ class Stage(Enum):
     """The visual encoder itself, on dense labels, where no foundation weights exist."""
     DEPTH = "depth"
     """The depth encoder and its head, on metric depth."""
+
+
+class Ablation(Enum):
+    """Parts of the method that a network is trained with, to compare them."""
+
+    NONE = "none"
+    """Neither tokens in the encoder nor the refinement decoder: a Mask2Former head on frozen
+    features. The tokens still make the head's queries."""
+    REIN = "rein"
+    """Tokens that see visual features only, no refinement decoder (Rein, arXiv 2312.04265)."""
+    DEPTH = "depth"
+    """Depth-aware tokens and the refinement decoder: DepthForge."""
+
+
+class Schedule(Enum):
+    """How the learning rate changes over a run; see `loop.learning_rate`."""
+
+    ONE_CYCLE = "one_cycle"
+    WARMUP_POLY = "warmup_poly"
+
+
+class Decay(Enum):
+    """Which parameters have weight decay."""
+
+    MATRICES = "matrices"
+    """Weights of two dimensions and more, without tokens and embeddings."""
+    PAPER = "paper"
+    """All but norms, tokens, their scale and the level embedding, as DepthForge's authors train:
+    biases and the level encoding decay too."""
 
 
 class DatasetKind(Enum):
@@ -107,7 +135,8 @@ class TrainConfig:
 
     variant: name or yaml file. output: folder of checkpoints and logs. steps: optimiser steps.
     batch: samples a process and micro-step. accumulate: micro-steps a step. lr: peak of the
-    one-cycle schedule, warmup its rising share. clip_norm: of the gradient. ema: decay of the
+    schedule, warmup its rising share, start_factor and end_factor its ends as shares of lr.
+    clip_norm: of the gradient. ema: decay of the
     averaged weights, None without. weights: frozen parts (method), or a start for the encoder
     (visual, depth: a file with `visual.*` serves the depth encoder too). ablation: what the method
     does without. save_every, log_every, validate_every: steps. validate_samples: of every
@@ -124,8 +153,12 @@ class TrainConfig:
     batch: int
     accumulate: int = 1
     lr: float = 1e-4
+    schedule: Schedule = Schedule.ONE_CYCLE
     warmup: float = 0.05
+    start_factor: float = 0.04
+    end_factor: float = 1e-4
     weight_decay: float = 0.05
+    decay: Decay = Decay.MATRICES
     clip_norm: float | None = None
     ema: float | None = None
     weights: tuple[Path, ...] = ()
@@ -147,6 +180,9 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not self.train:
             raise ValueError("train is empty; expected at least one data set")
+        for name in ("start_factor", "end_factor"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0..1")
         if not 0.0 < self.warmup < 1.0:
             raise ValueError(f"warmup is {self.warmup}; expected between 0 and 1")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
@@ -159,8 +195,11 @@ class TrainConfig:
                 raise ValueError(f"stage depth needs metric depth, which {flat} do not have")
 
     def load_variant(self) -> Variant:
-        """The variant; raises ValueError where it is unknown."""
-        return load_variant(self.variant)
+        """Return the variant, with Rein's tokens if the ablation says so. Raise ValueError."""
+        variant = load_variant(self.variant)
+        if self.ablation is Ablation.REIN and variant.depth_in_tokens:
+            return load_variant(f"{self.variant}+rein")
+        return variant
 
 
 def read_config(path: Path) -> TrainConfig:

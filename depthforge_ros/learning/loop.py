@@ -19,28 +19,43 @@ from tqdm import tqdm
 from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning.batches import Batch, BatchStream, Share, load_batches
 from depthforge_ros.learning.checkpoints import Average, Swapped, load_state, save_state
-from depthforge_ros.learning.config import TrainConfig, open_dataset
+from depthforge_ros.learning.config import Decay, Schedule, TrainConfig, open_dataset
 from depthforge_ros.learning.run_log import RunLog
 from depthforge_ros.learning.tasks import Task, TaskLoss, mean_over_processes
 from depthforge_ros.network.weights import save_weights
 from depthforge_ros.variant import variant_to_mapping
 
 WEIGHTS = "weights.safetensors"
-NO_DECAY = ("pos_embed", "cls_token", "level_embed", "level_encoding", "tokens.a", "tokens.b")
+NO_DECAY = {
+    Decay.MATRICES: (
+        "pos_embed", "cls_token", "level_embed", "level_encoding", "tokens.a", "tokens.b",
+    ),
+    Decay.PAPER: ("level_embed", "tokens.a", "tokens.b", "tokens.scale"),
+}  # fmt: skip
+"""Ends of names of parameters without weight decay."""
+
+POLY_POWER = 0.9
 
 
 class NotFiniteError(ArithmeticError):
     """The loss is NaN or infinite; the batch that did it was saved."""
 
 
-def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters in two groups: those with weight decay, and norms, embeddings,
-    tokens, scales and biases without.
-    """
+def decay_groups(
+    module: nn.Module, weight_decay: float, decay: Decay = Decay.MATRICES
+) -> list[dict[str, Any]]:
+    """Return the trained parameters in two groups: with weight decay and without."""
+    norms = {
+        id(parameter)
+        for part in module.modules()
+        if isinstance(part, nn.LayerNorm | nn.GroupNorm)
+        for parameter in part.parameters(recurse=False)
+    }
     decayed, free = [], []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            without = parameter.dim() < 2 or name.endswith(NO_DECAY)
+            flat = parameter.dim() < 2 and decay is Decay.MATRICES
+            without = flat or id(parameter) in norms or name.endswith(NO_DECAY[decay])
             (free if without else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
@@ -48,14 +63,27 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
-def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
-    """The learning rate of a step: up from peak / 25 along a cosine for the share `warmup` of the
-    run, then down along another to nearly nothing (Smith, arXiv 1708.07120).
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Return the learning rate of a step, counted from 0.
+
+    one_cycle: from start_factor times the peak along a cosine to the peak in the last step of the
+    share `warmup` of the run, then along another to end_factor times the peak in the last step
+    (Smith, arXiv 1708.07120; as mmengine's and PyTorch's OneCycleLR). warmup_poly: linearly up,
+    then (1 - progress)^0.9 down to 0 (as mmengine's LinearLR and PolyLR).
     """
-    rising = warmup * steps
-    low, high = (peak / 25, peak) if step < rising else (peak / 1e4, peak)
-    way = step / rising if step < rising else 1 - (step - rising) / (steps - rising)
-    return low + (high - low) * (1 - math.cos(math.pi * way)) / 2
+    rise, last = config.warmup * config.steps, config.steps - 1
+    if config.schedule is Schedule.WARMUP_POLY:
+        if step < rise:
+            share = config.start_factor + (1 - config.start_factor) * step / max(rise - 1, 1)
+        else:
+            share = (1 - (step - rise) / max(last - rise, 1)) ** POLY_POWER
+        return config.lr * share
+    top = max(rise - 1, 0)
+    if step <= top:
+        low, progress = config.start_factor, step / top if top else 1.0
+    else:
+        low, progress = config.end_factor, 1 - (step - top) / (last - top)
+    return config.lr * (low + (1 - low) * (1 - math.cos(math.pi * progress)) / 2)
 
 
 def training_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -78,7 +106,7 @@ class Run:
         task.to(device, memory_format=torch.channels_last)  # convolutions run faster in it
         self.parameters = {n: p for n, p in task.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(
-            decay_groups(task, config.weight_decay), lr=config.lr, fused=True
+            decay_groups(task, config.weight_decay, config.decay), lr=config.lr, fused=True
         )
         self.average = None if config.ema is None else Average(self.parameters, config.ema)
         self.log = RunLog(config.output, config.tensorboard and self.rank == 0)
@@ -200,7 +228,7 @@ class Run:
     def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         config = self.config
         for group in self.optimiser.param_groups:
-            group["lr"] = one_cycle(self.step, config.steps, config.lr, config.warmup)
+            group["lr"] = learning_rate(self.step, config)
         parts: dict[str, Tensor] = {}
         for micro in range(config.accumulate):
             batch = next(batches)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import torch
@@ -25,12 +26,21 @@ from depthforge_ros.frame import UNLABELLED
 from depthforge_ros.network.mask_decoder import MaskOutputs
 
 
+class Unlabelled(Enum):
+    """What unlabelled pixels mean for the masks."""
+
+    IGNORED = "ignored"
+    BACKGROUND = "background"
+
+
 @dataclass(frozen=True)
 class LossSettings:
     """Weights and sampling of arXiv 2112.01527, section 4.
 
     no_object: weight of the class "nothing" in the classification loss. points: P. oversample:
     candidates for every important point. importance: share of points chosen for uncertainty.
+    unlabelled: what unlabelled pixels are: `ignored` weighs them nothing, `background` makes them
+    0 in every mask, as mmdetection 3.3.0 and so the paper's authors do.
     """
 
     classes: float = 2.0
@@ -40,6 +50,7 @@ class LossSettings:
     points: int = 12544
     oversample: int = 3
     importance: float = 0.75
+    unlabelled: Unlabelled = Unlabelled.IGNORED
 
     def __post_init__(self) -> None:
         if self.points < 1 or self.oversample < 1:
@@ -69,7 +80,7 @@ def mask_losses(
 ) -> MaskLosses:
     """The losses after every decoder layer, added up.
 
-    labels: [B, H, W] uint8 trainId; unlabelled pixels belong to no mask and weigh nothing.
+    labels: [B, H, W] uint8 trainId; unlabelled pixels belong to no mask, see LossSettings.
     generators: B of them, on the outputs' device. mean_over_processes: the mean of a count over
     all training processes, so that averaged gradients equal those of one large batch.
 
@@ -130,7 +141,7 @@ def _one_prediction(
         values = sample_points(logits[:, None], points)[:, 0]  # [N, P]
         ids, shares = labels_at(targets.labels, matches.images, points)  # [N, 4, P]
         masks = (shares * (ids == matches.classes[:, None, None])).sum(1)  # [N, P]
-        weight = (shares * (ids != UNLABELLED)).sum(1)
+        weight = point_weights(ids, shares, settings)  # [N, P]
         mask_sum = _binary_cross_entropy(values, masks, weight).sum()
         dice_sum = _dice(values.sigmoid(), masks, weight).sum()
     weights = class_logits.new_ones(nothing + 1)
@@ -174,7 +185,7 @@ def match(
     ids, shares = labels_at(targets.labels, torch.arange(B, device=points.device), points)
     masks = values.new_zeros(B, K + 1, settings.points)  # the last row: unlabelled
     masks = masks.scatter_add_(1, ids.clamp_max(K), shares)[:, :K]
-    weight = (shares * (ids != UNLABELLED)).sum(1, keepdim=True)  # [B, 1, P]
+    weight = point_weights(ids, shares, settings)[:, None]  # [B, 1, P]
     costs = matching_cost(class_logits.float(), values, masks, weight, settings).cpu().numpy()
     queries, classes = [], []
     for cost, present in zip(costs.astype(np.float64), targets.present, strict=True):
@@ -255,6 +266,13 @@ def labels_at(labels: Tensor, images: Tensor, points: Tensor) -> tuple[Tensor, T
     shares = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], 1)
     ids = labels.flatten(1)[images[:, None, None], pixels]  # [N, 4, P]
     return ids.long(), shares
+
+
+def point_weights(ids: Tensor, shares: Tensor, settings: LossSettings) -> Tensor:
+    """Return the weight of each point, from what `labels_at` gave: [N, 4, P] -> [N, P]."""
+    if settings.unlabelled is Unlabelled.BACKGROUND:
+        return shares.sum(1)
+    return (shares * (ids != UNLABELLED)).sum(1)
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:

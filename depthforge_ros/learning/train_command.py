@@ -21,10 +21,10 @@ import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
-from depthforge_ros.learning.ablation import Ablation, switch_off
 from depthforge_ros.learning.batches import BatchStream, Share
 from depthforge_ros.learning.checkpoints import remove_partials
 from depthforge_ros.learning.config import (
+    Ablation,
     DatasetSettings,
     Stage,
     TrainConfig,
@@ -40,12 +40,9 @@ from depthforge_ros.network.weights import (
     WeightsError,
     load_weights,
     read_weights,
-    save_weights,
 )
 from depthforge_ros.network.weights.files import open_weights
 
-FROZEN = "frozen.safetensors"
-"""Written where the frozen encoders are not those of the configuration's files any more."""
 RENDER_LOG = "render.log"
 FIRST_FRAMES = 48
 WEIGHED_SAMPLES = 200
@@ -98,8 +95,6 @@ def train(config: TrainConfig, device: torch.device, *, main_process: bool) -> N
         remove_partials(config.output)
     if training.resume():
         tqdm.write(f"resumed at step {training.step}")
-    elif main_process and config.ablation is Ablation.TOKENS:
-        save_frozen(training.task.network, config.output / FROZEN)
     training.train()
 
 
@@ -183,11 +178,24 @@ def start_depth(network: DepthForge, paths: tuple[Path, ...]) -> None:
         raise WeightsError(f"{[str(p) for p in paths]} have no fitting visual {missing[:5]}")
 
 
-def save_frozen(network: DepthForge, path: Path) -> None:
-    """Write the frozen parts as they are in the network, to be joined with its adapter."""
-    prefixes = tuple(f"{part}." for part in FROZEN_PARTS)
-    state = {k: v.detach().cpu() for k, v in network.state_dict().items() if k.startswith(prefixes)}
-    save_weights(state, network.variant, path)
+@torch.no_grad()
+def switch_off(network: DepthForge, ablation: Ablation) -> None:
+    """Give the parts that the ablation leaves out weights that change nothing, and freeze them.
+
+    So all three networks cost the same and their files are ordinary weights. Call it when the
+    weights are loaded and the adapter's parts are set to be trained.
+    """
+    if ablation is Ablation.DEPTH:
+        return
+    network.refinement.requires_grad_(False)
+    for parameter in network.refinement.fuse.parameters():
+        parameter.zero_()  # finest + fuse(...) = finest
+    if ablation is Ablation.NONE:
+        tokens = network.tokens
+        tokens.scale.requires_grad_(False)
+        tokens.scale.zero_()  # f + scale * delta(...) = f
+        tokens.token_to_feature.requires_grad_(False)
+        tokens.delta.requires_grad_(False)
 
 
 def start_renderer(settings: DatasetSettings) -> subprocess.Popen[bytes]:

@@ -45,7 +45,7 @@ def by_hand(network: DepthForge, ablation: str) -> torch.Tensor:
     levels = []
     for index, block in enumerate(network.visual.blocks):
         x = block(x)
-        if ablation == "tokens":
+        if ablation == "rein":
             tokens = network.tokens.a[index] @ network.tokens.b[index]
             f = x[:, 1:]
             w = (f @ tokens.T / math.sqrt(f.shape[-1])).softmax(-1)
@@ -64,7 +64,7 @@ def by_hand(network: DepthForge, ablation: str) -> torch.Tensor:
     return torch.einsum("bqk,bqhw->bkhw", classes, masks.sigmoid())
 
 
-@pytest.mark.parametrize("ablation", ["none", "tokens", "depth"])
+@pytest.mark.parametrize("ablation", ["none", "rein", "depth"])
 def test_what_is_left_out_stays_out_after_training(tmp_path: Path, ablation: str) -> None:
     config = config_of(tmp_path, ablation=ablation, lr=1e-2, steps=3)
     run = Run(build_task(config), config, CPU)
@@ -94,15 +94,14 @@ def test_what_is_left_out_stays_out_after_training(tmp_path: Path, ablation: str
         torch.testing.assert_close(scores, by_hand(network, ablation), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("ablation", ["none", "tokens"])
+@pytest.mark.parametrize("ablation", ["none", "rein"])
 def test_the_files_of_an_ablation_run_in_any_engine(tmp_path: Path, ablation: str) -> None:
     path = write_run(tmp_path, ablation=ablation, steps=2)
     assert cli.main(["train", str(path), "--device", "cpu"]) == 0
     out = tmp_path / "out"
-    frozen = out / "frozen.safetensors"
-    assert frozen.exists() == (ablation == "tokens")
-    given = frozen if ablation == "tokens" else tmp_path / "frozen.safetensors"
-    variant = load_variant(tmp_path / "tiny.yaml")
+    given = tmp_path / "frozen.safetensors"
+    name = str(tmp_path / "tiny.yaml") + ("+rein" if ablation == "rein" else "")
+    variant = load_variant(name)
     engine = build_engine(variant, f"{given},{out / 'weights.safetensors'}", device="cpu")
     network = DepthForge(variant)
     state = read_weights(given)[0] | read_weights(out / "weights.safetensors")[0]

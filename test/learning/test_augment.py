@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from depthforge_ros.learning.augment import (
+    PAD_COLOR,
     AugmentSettings,
     adverse,
     augment,
@@ -39,7 +40,7 @@ def test_colour_label_and_depth_of_a_pixel_stay_together(seed):
     # Colour is interpolated at the edges of the blocks; inside them it is the block's number.
     assert np.mean(np.abs(sample.rgb[known][:, 0] - depth) < 0.5) > 0.7
     assert np.isnan(sample.depth_m[~known]).all()
-    assert (sample.rgb[~known] == 0).all()
+    assert (sample.rgb[~known] == PAD_COLOR).all()
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
