@@ -47,6 +47,7 @@ setup(
         "onnxscript>=0.5",
         "opencv-python-headless",
         "pyyaml",
+        "rich",
         "safetensors",
         "simplejpeg>=1.7.4",  # the first with strict decoding
         "torch>=2.4",
@@ -64,6 +65,7 @@ setup(
             "ros-sensor-msgs==5.3.6",
             "rosbags>=0.11,<0.12",
         ],
+        "view": ["rerun-sdk>=0.23"],  # 170 MB, with its viewer; works without a network
         "train": ["pillow", "scipy", "tensorboard"],
         "test": [
             "colcon-common-extensions",

@@ -59,6 +59,10 @@ VERBS = {
     ),
     "weights": Verb("list, fetch, convert and inspect weights", "weights.weights_command"),
     "doctor": Verb("check whether this machine can run the node", "doctor.doctor_command"),
+    "status": Verb(
+        "show the diagnostics of running nodes in a terminal", "ros.monitor.status_command"
+    ),
+    "view": Verb("show images, depth and points of a node in Rerun", "ros.monitor.view_command"),
     "transport": Verb("write a Fast DDS profile sized for your cameras", "transport_command"),
 }
 """The verb V is in the module V_command."""

@@ -38,6 +38,7 @@ ROS_ORDER = (
     ("metric", "qos_check"),
     ("node", "bags"),
     ("play", "harness"),
+    ("monitor",),
 )
 ROS_RANK = {room: rank for rank, row in enumerate(ROS_ORDER) for room in row}
 VEHICLE = "node"

@@ -169,6 +169,7 @@ def test_pip_is_asked_for_what_is_imported_and_for_nothing_else(tmp_path: Path) 
     called |= {"sklearn": "scikit-learn", "yaml": "pyyaml"}
     names = imported_by(SOURCE / NAME, SOURCE / "test")
     in_ros = {name for name in names if name.endswith(("_msgs", "_interfaces")) or name == "rclpy"}
+    called |= {"onnx_ir": "onnxscript", "rerun": "rerun-sdk"}
     optional = {"ament_index_python", "launch", "launch_ros", "tensorrt", "torch_tensorrt"}
     expected = {called.get(name, name) for name in names - in_ros - optional}
     assert expected == asked - ros - tools
@@ -188,7 +189,8 @@ def asked_of_rosdep(tag: str) -> set[str]:
 def test_package_xml_asks_for_what_is_imported_and_for_nothing_else() -> None:
     imported = imported_by(SOURCE / NAME, SOURCE / "launch")
     training = {"PIL", "scipy"}  # what setup.py has in its extra train: no vehicle needs it
-    from_pip = {"rosbags", "safetensors", "torch", "tensorrt", "torch_tensorrt"}
+    from_pip = {"rosbags", "safetensors", "simplejpeg", "torch", "tensorrt", "torch_tensorrt"}
+    from_pip |= {"onnx", "onnx_ir", "onnxruntime", "rerun"}
     assert asked_of_rosdep("exec_depend") == imported - training - from_pip
     tested = imported_by(SOURCE / "test") - imported | training
     from_pip |= {"tensorboard"}
@@ -200,6 +202,11 @@ def test_the_readme_installs_with_pip_what_rosdep_does_not() -> None:
     line = re.search(r"^pip install (.*)$", (SOURCE / "README.md").read_text("utf-8"), re.M)
     assert line
     words = [word for word in shlex.split(line[1]) if not word.startswith("--")]
-    assert {re.split(r"[<>=]", word)[0] for word in words} == {"rosbags", "safetensors", "torch"}
+    assert {re.split(r"[<>=]", word)[0] for word in words} == {
+        "rosbags",
+        "safetensors",
+        "simplejpeg",
+        "torch",
+    }
     setup = (SOURCE / "setup.py").read_text("utf-8")
     assert all(f'"{word}"' in setup for word in words)
