@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, verb in VERBS.items()
     }
     # No option before the verb takes a value, so the first bare word is the verb.
-    name = next((word for word in arguments if not word.startswith("-")), None)
+    name = next((word for word in arguments if not word.startswith("-")), "")
     try:
         if name not in VERBS:
             parser.parse_args(arguments)  # --help, --version or an error: exits

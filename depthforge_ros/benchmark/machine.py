@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Callable
@@ -33,10 +34,9 @@ def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     for side in side_of:
         a = torch.randn(side, side, device=device).to(dtype)
         b = torch.randn(side, side, device=device).to(dtype)
-        ways: list[Callable[[], object]] = [lambda a=a, b=b: F.linear(a, b)]
+        ways: list[Callable[[], object]] = [functools.partial(F.linear, a, b)]
         if device.type == "cpu" and has_onednn():
-            packed = laid_out(b)
-            ways.append(lambda a=a, packed=packed: multiply(a, packed, None))
+            ways.append(functools.partial(multiply, a, laid_out(b), None))
         for way in ways:
             way()
             best = max(best, *(2 * side**3 / seconds(way, device) for _ in range(REPEATS)))

@@ -34,9 +34,10 @@ STAGES = (
 
 def modules_of(network: DepthForge | Deployed) -> dict[str, list[nn.Module]]:
     """The modules of every stage but the rest; none of them is inside another."""
+    norm: nn.Module
     if isinstance(network, Deployed):
         folded = network.folded
-        encoders = {"visual encoder": folded.visual, "depth encoder": folded.depth}
+        encoders: dict[str, Any] = {"visual encoder": folded.visual, "depth encoder": folded.depth}
         stems = {name: [one.patches, *(one.stages or ())] for name, one in encoders.items()}
         parts: Any = folded
         refinement, norm = [folded.refinement, *folded.levels], folded.depth_norm

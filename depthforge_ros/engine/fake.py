@@ -32,6 +32,7 @@ class FakeEngine:
         if key not in self._scenes:
             self._scenes = {key: self._scene(*key)}  # one size only, so that memory stays flat
         scene = self._scenes[key]
+        assert scene.depth is not None
         scores = scene.scores.expand(batch, -1, -1, -1)
         return CropOutput(scores, scene.depth.expand(batch, -1, -1) if depth else None)
 

@@ -118,6 +118,7 @@ def _depending_on_inputs(program: ExportedProgram, graph: fx.Graph) -> list[fx.N
 
 def _name(target: Any) -> str:
     """aten.linear.default, or operator.getitem."""
-    if getattr(operator, getattr(target, "__name__", ""), None) is target:
-        return f"operator.{target.__name__}"
+    name = getattr(target, "__name__", "")
+    if name and getattr(operator, name, None) is target:
+        return f"operator.{name}"
     return str(target)
