@@ -66,7 +66,7 @@ setup(
             "rosbags>=0.11,<0.12",
         ],
         "view": ["rerun-sdk>=0.23"],  # 170 MB, with its viewer; works without a network
-        "train": ["pillow", "scipy", "tensorboard"],
+        "train": ["matplotlib", "pillow", "scipy", "tensorboard"],
         "test": [
             "colcon-common-extensions",
             "hypothesis>=6",

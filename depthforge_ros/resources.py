@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from pathlib import Path
+
+from depthforge_ros import __version__
 
 WEIGHTS_FOLDER = "DEPTHFORGE_WEIGHTS"
 """Environment variable: folder of weights."""
@@ -51,6 +54,24 @@ def _folder(variable: str, name: str) -> Path:
     if not cache.is_absolute():  # the XDG specification ignores relative paths
         cache = Path.home() / ".cache"
     return cache / "depthforge_ros" / name
+
+
+def code_version() -> str:
+    """Return the package's version, with the commit if it runs from a git working tree."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return __version__
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude", "*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return f"{__version__}+{described.stdout.strip()}"
 
 
 def sha256_of(path: Path) -> str:

@@ -28,8 +28,8 @@ from depthforge_ros.learning.config import (
     TrainConfig,
     read_config,
 )
-from depthforge_ros.learning.evaluation import evaluate
 from depthforge_ros.learning.loop import WEIGHTS
+from depthforge_ros.learning.scoring import score_dataset
 from depthforge_ros.learning.train_command import train
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.street import CONDITIONS
@@ -77,7 +77,7 @@ def measured(config: TrainConfig, frames: int, device: str) -> dict[str, float]:
         checkpoint = ",".join(map(str, [*config.weights, config.output / WEIGHTS]))
         engine = build_engine(config.load_variant(), checkpoint, device=device)
         streets = DatasetSettings(DatasetKind.STREET_HELD_OUT, frames=frames)
-        conditions = evaluate(Pipeline(engine), streets).conditions
+        conditions = score_dataset(Pipeline(engine), streets).conditions
         kept.write_text(json.dumps({name: 100 * s.miou for name, s in conditions.items()}))
     return json.loads(kept.read_text("utf-8"))
 

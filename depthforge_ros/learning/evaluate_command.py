@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge evaluate`: the figures to quote, from the same Pipeline that the node runs.
+"""`depthforge evaluate`: the figures to quote, from the Pipeline that the node runs.
 
     depthforge evaluate --data street_held_out --frames 60 --data camvid:datasets/camvid \
         --only 0006R0 --out evaluation
@@ -15,6 +15,7 @@ from typing import Any
 
 from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning.config import SPLITS, DatasetKind, DatasetSettings
+from depthforge_ros.resources import code_version, sha256_of
 from depthforge_ros.variant import variant_names
 
 
@@ -83,10 +84,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="held-out streets of the --data before, each under every condition",
     )
     parser.add_argument(
+        "--mapping",
+        action=_OfDataset,
+        default=more,
+        help="of the --data before, mapillary: paper, robustnet or v2",
+    )
+    parser.add_argument(
         "--config", type=Path, help="yaml file with more data sets, as a list `data`"
     )
     parser.add_argument(
         "--limit", type=int, help="at most so many images of a data set, evenly spread"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=("frame", "paper"),
+        default="frame",
+        help="frame: as the node runs; paper: the sizes, windows and means of DepthForge's authors",
+    )
+    parser.add_argument(
+        "--predictions", type=Path, metavar="FOLDER", help="write a mask of trainIds of every image"
     )
     parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder to write")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -94,8 +110,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=("whole", "slide"),
-        default="whole",
-        help="the frame at once, or overlapping windows of the training crop",
+        help="the frame at once (protocol frame), or overlapping windows of the training crop",
     )
     parser.add_argument("--short-side", type=int, metavar="PX", help="size of inference")
 
@@ -103,21 +118,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write report.json, report.md and report.png into --out, and print the figures."""
     from depthforge_ros.engine import build_engine
-    from depthforge_ros.learning.evaluation import evaluate
+    from depthforge_ros.engine.load import INSTANT, UNTRAINED, checkpoint_files
     from depthforge_ros.learning.report import Report, write_report
+    from depthforge_ros.learning.scoring import Protocol, score_dataset
     from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
     from depthforge_ros.variant import load_variant
 
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is {args.limit}; expected at least 1")
+    protocol = Protocol(args.protocol)
+    if protocol is Protocol.PAPER and (args.mode or args.short_side):
+        raise ValueError("--protocol paper fixes --mode and --short-side; leave them out")
     data = datasets_of(args.data or (), args.config)
-    settings = PipelineSettings(mode=Mode(args.mode), short_side_px=args.short_side)
-    engine = build_engine(
-        load_variant(args.variant), args.checkpoint, device=args.device, precision=args.precision
+    unlabelled = [one.kind.value for one in data if one.split == "test"]
+    if unlabelled and args.predictions is None:
+        raise ValueError(f"split test of {unlabelled[0]} has no labels; give --predictions FOLDER")
+    settings = PipelineSettings(mode=Mode(args.mode or "whole"), short_side_px=args.short_side)
+    variant = load_variant(args.variant)
+    engine = build_engine(variant, args.checkpoint, device=args.device, precision=args.precision)
+    files = (
+        []
+        if args.checkpoint in (INSTANT, UNTRAINED)
+        else checkpoint_files(variant, args.checkpoint)
     )
     pipeline = Pipeline(engine, settings)
-    scores = tuple(evaluate(pipeline, one, args.limit) for one in data)
+    scores = tuple(
+        score_dataset(pipeline, one, args.limit, protocol, args.predictions) for one in data
+    )
     report = Report(
+        protocol=protocol,
+        version=code_version(),
+        sha256={path.name: sha256_of(path) for path in files},
         variant=engine.variant.name,
         checkpoint=args.checkpoint or "shipped",
         backend=engine.backend,
@@ -128,15 +159,17 @@ def run(args: argparse.Namespace) -> int:
     )
     print(write_report(report, args.out))
     print(f"written: {args.out}/report.json, report.md, report.png")
+    if args.predictions is not None:
+        print(f"written: masks of trainIds below {args.predictions}")
     return 0
 
 
 def datasets_of(
     given: Sequence[dict[str, Any]], config: Path | None
 ) -> tuple[DatasetSettings, ...]:
-    """The data sets of the command line and of the yaml file.
+    """Return the data sets of the command line and of the yaml file.
 
-    Raises ValueError where there are none, or one of them is not what it should be.
+    Raise ValueError if there are none, or one of them is invalid.
     """
     data = tuple(
         dataclass_yaml.build(DatasetSettings, _with_split(entry), f"--data {entry['kind']}", {})
@@ -152,7 +185,7 @@ def datasets_of(
 
 
 def _with_split(entry: dict[str, Any]) -> dict[str, Any]:
-    """The validation split where the command line names none."""
+    """Return the entry with its validation split if the command line names none."""
     for kind, splits in SPLITS.items():
         if kind.value == entry["kind"]:
             return {"split": splits[1], **entry}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from depthforge_ros.learning.config import Decay, Schedule, TrainConfig, open_da
 from depthforge_ros.learning.run_log import RunLog
 from depthforge_ros.learning.tasks import Task, TaskLoss, mean_over_processes
 from depthforge_ros.network.weights import save_weights
+from depthforge_ros.resources import code_version
 from depthforge_ros.variant import variant_to_mapping
 
 WEIGHTS = "weights.safetensors"
@@ -112,6 +114,7 @@ class Run:
         self.log = RunLog(config.output, config.tensorboard and self.rank == 0)
         self.step = 0
         self.skipped = 0
+        self.data: dict[str, int] = {}  # images of each training set
         self.model: nn.Module = task
         if self.processes > 1:
             self.model = DistributedDataParallel(task, find_unused_parameters=False)
@@ -154,7 +157,13 @@ class Run:
                 for name, value in self.task.network.state_dict().items()
                 if name.startswith(exported)
             }
-            notes = {"depthforge.step": str(self.step), "depthforge.stage": config.stage.value}
+            notes = {
+                "depthforge.step": str(self.step),
+                "depthforge.stage": config.stage.value,
+                "depthforge.code": code_version(),
+                "depthforge.config": json.dumps(dataclass_yaml.plain(config)),
+                "depthforge.data": json.dumps(self.data),
+            }
             save_weights(weights, variant, config.output / WEIGHTS, notes)
         save_state(
             config.output,
@@ -286,6 +295,7 @@ class Run:
         )
         sources = [open_dataset(settings) for settings in config.train]
         weights = [settings.weight for settings in config.train]
+        self.data = {source.domain: len(source) for source in sources}
         stream = BatchStream(sources, weights, config.augment, share, config.seed)
         return load_batches(stream, config.workers)
 

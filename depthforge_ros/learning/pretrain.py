@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from depthforge_ros.frame import UNLABELLED
 from depthforge_ros.learning.batches import Batch
+from depthforge_ros.learning.quick_validation import validate_depth, validate_masks
 from depthforge_ros.learning.samples import SampleSource
 from depthforge_ros.learning.tasks import TaskLoss
-from depthforge_ros.learning.validate import validate_depth, validate_masks
 from depthforge_ros.network.depthforge import DepthForge, pyramid
 from depthforge_ros.network.vit import VisionTransformer
 from depthforge_ros.variant import PATCH

@@ -1,29 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation as JSON for programs, as Markdown and as a picture for people."""
+"""Reports of an evaluation: JSON for programs, Markdown and a picture for people."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
+from matplotlib.figure import Figure
 
 from depthforge_ros import dataclass_yaml
-from depthforge_ros.learning.evaluation import DatasetScores, Scores
-from depthforge_ros.learning.plot import draw_report
+from depthforge_ros.learning.scoring import DatasetScores, Protocol, Scores
 from depthforge_ros.pipeline import PipelineSettings
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, and on what."""
+    """Scores, and everything they depend on. sha256: of the checkpoint's files, by name."""
 
     variant: str
+    protocol: Protocol
+    version: str
+    sha256: Mapping[str, str]
     checkpoint: str
     backend: str
     precision: str
@@ -32,20 +35,20 @@ class Report:
     datasets: tuple[DatasetScores, ...]
 
     def mean_miou(self) -> float:
-        """The mean of the data sets' mIoUs, each counting once."""
-        return sum(one.scores.miou for one in self.datasets) / len(self.datasets)
+        """Return the mean of the data sets' mIoUs, each counting once."""
+        return sum(one.miou for one in self.datasets) / len(self.datasets)
 
 
 def write_report(report: Report, folder: Path) -> str:
-    """Write report.json, report.md and report.png; the Markdown. Raises OSError."""
+    """Write report.json, report.md and report.png and return the Markdown. Raise OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown(report)
-    done, picture = cv2.imencode(".png", draw_report(report.datasets)[..., ::-1])
-    assert done
+    picture = io.BytesIO()
+    draw_report(report.datasets).savefig(picture, format="png", dpi=100)
     contents = {
         "report.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
         "report.md": text.encode(),
-        "report.png": picture.tobytes(),
+        "report.png": picture.getvalue(),
     }
     for name, content in contents.items():
         partial = folder / f".{name}.{os.getpid()}.partial"
@@ -55,9 +58,12 @@ def write_report(report: Report, folder: Path) -> str:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Everything, in the units of the metrics (shares 0..1, metres); null where not defined."""
+    """Return everything in the units of the metrics (shares 0..1, metres); null if undefined."""
     return {
         "variant": report.variant,
+        "protocol": report.protocol.value,
+        "code_version": report.version,
+        "checkpoint_sha256": dict(report.sha256),
         "checkpoint": report.checkpoint,
         "backend": report.backend,
         "precision": report.precision,
@@ -67,6 +73,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "datasets": [
             {
                 "name": one.name,
+                "quoted_miou": _number(one.miou),
+                "quoted_miou_is": "mean of conditions" if one.mean_of_conditions else "all pixels",
                 "same_content_in_every_condition": one.same_content,
                 "skipped": list(one.skipped),
                 **_scores_json(one.scores, one.classes),
@@ -99,17 +107,22 @@ def _number(value: float) -> float | None:
 
 
 def markdown(report: Report) -> str:
-    """Tables for people, in per cent and metres."""
+    """Return tables in per cent and metres."""
     settings = report.settings
     size = f"{settings.short_side_px} px" if settings.short_side_px else "the variant's crop"
+    how = f"mode {settings.mode.value}, short side {size}"
+    if report.protocol is Protocol.PAPER:
+        how = "windows on images of the authors' sizes, ACDC as the mean of its conditions"
+    sums = "; ".join(f"{name} SHA-256 {digest}" for name, digest in report.sha256.items())
     parts = [
         f"# Evaluation of `{report.variant}`",
-        f"Weights: {report.checkpoint}. {report.backend}, {report.precision}, {report.device}; "
-        f"mode {settings.mode.value}, short side {size}.",
+        f"Protocol {report.protocol.value}: {how}. Code {report.version}. "
+        f"{report.backend}, {report.precision}, {report.device}.",
+        f"Weights: {report.checkpoint}. {sums}".strip(),
         "mIoU over the classes that occur; calibration: expected calibration error of the "
         "confidence, 15 bins; depth up to 80 m, mean over images.",
     ]
-    rows = [[one.name, *_figures(one.scores)] for one in report.datasets]
+    rows = [[one.name, *_figures(one.scores, one.miou)] for one in report.datasets]
     if len(report.datasets) > 1:
         rows.append(["mean of the data sets", "", _percent(report.mean_miou()), *[""] * 6])
     parts.append(_table(["data set", *FIGURES], rows))
@@ -142,11 +155,12 @@ FIGURES = (
 )  # fmt: skip
 
 
-def _figures(scores: Scores) -> list[str]:
+def _figures(scores: Scores, miou: float | None = None) -> list[str]:
+    """Return the cells of FIGURES. miou: to quote instead of the scores' own."""
     depth = scores.depth
     return [
         str(scores.images),
-        _percent(scores.miou),
+        _percent(scores.miou if miou is None else miou),
         _percent(scores.pixel_accuracy),
         _percent(scores.calibration_error),
         *(
@@ -169,3 +183,30 @@ def _percent(share: float) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def draw_report(datasets: Sequence[DatasetScores]) -> Figure:
+    """Return bars of mIoU by condition, and the reliability diagram of the confidence."""
+    bars = [
+        (f"{one.name}: {condition} ({scores.images})", 100 * miou, f"C{index % 10}")
+        for index, one in enumerate(datasets)
+        for condition, scores, miou in [
+            ("all", one.scores, one.miou),
+            *((name, scores, scores.miou) for name, scores in one.conditions.items()),
+        ]
+    ]
+    figure = Figure(figsize=(12, max(5.0, 0.3 * len(bars) + 1.5)), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    names, values, colors = zip(*bars, strict=True)
+    drawn = left.barh(range(len(bars)), [0 if math.isnan(v) else v for v in values], color=colors)
+    left.bar_label(drawn, ["-" if math.isnan(v) else f"{v:.1f}" for v in values], padding=3)
+    left.set(xlim=(0, 100), xlabel="mIoU, %", yticks=range(len(bars)), yticklabels=names)
+    left.invert_yaxis()
+    for index, one in enumerate(datasets):
+        points = one.scores.reliability
+        label = f"{one.name}: calibration error {100 * one.scores.calibration_error:.1f} %"
+        right.plot(points.confidence, points.accuracy, "s-", color=f"C{index % 10}", label=label)
+    right.plot((0, 1), (0, 1), color="gray", linewidth=1)
+    right.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
+    right.legend(fontsize="small", loc="upper left")
+    return figure

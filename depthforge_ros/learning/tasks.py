@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from depthforge_ros.learning.batches import Batch
 from depthforge_ros.learning.losses import LossSettings, mask_losses
+from depthforge_ros.learning.quick_validation import validate_masks
 from depthforge_ros.learning.samples import SampleSource
-from depthforge_ros.learning.validate import validate_masks
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, DepthForge
 
 

@@ -113,7 +113,9 @@ class Pipeline:
         variant, crop = self.engine.variant, self.engine.variant.crop
         depth = depth and (variant.depth_head.focal_px is None or frame.focal_px is not None)
         height, width = inference_size(frame.height, frame.width, settings, variant)
-        image = resize_rgb(frame.rgb, height, width, self.engine.device)  # [1, 3, h, w]
+        image = resize_rgb(
+            frame.rgb, height, width, self.engine.device, settings.antialias
+        )  # [1, 3, h, w]
         if settings.mode is Mode.WHOLE:
             return _Cut(frame, depth, height, width, image)
         corners = window_corners(height, width, crop, variant.stride)

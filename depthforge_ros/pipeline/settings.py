@@ -32,13 +32,15 @@ class PipelineSettings:
 
     short_side_px: the frame is resized to this short side before inference; None: the variant's
     crop. confidence_threshold: 0..1, below it a pixel is unlabelled. full_size: masks at the
-    input's size, otherwise at the inference size. max_batch: most windows that run at once.
+    input's size, otherwise at the inference size. antialias: when frames are shrunk. max_batch:
+    most windows that run at once.
     """
 
     mode: Mode = Mode.WHOLE
     short_side_px: int | None = None
     confidence_threshold: float = 0.0
     full_size: bool = True
+    antialias: bool = True
     max_batch: int = 8
 
     def __post_init__(self) -> None:

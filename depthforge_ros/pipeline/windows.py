@@ -11,23 +11,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize_rgb(rgb: np.ndarray, height: int, width: int, device: torch.device) -> Tensor:
-    """An image [H, W, 3] uint8 as [1, 3, height, width] uint8 on the device, antialiased."""
+def resize_rgb(
+    rgb: np.ndarray, height: int, width: int, device: torch.device, antialias: bool = True
+) -> Tensor:
+    """Return an image [H, W, 3] uint8 as [1, 3, height, width] uint8 on the device."""
     if not rgb.flags.writeable:  # torch tensors cannot be read-only
         rgb = rgb.copy()
     image = torch.from_numpy(rgb)
     if device.type == "cuda":
         # From pinned memory the copy goes on by itself; torch keeps that memory until it is done.
         image = image.pin_memory().to(device, non_blocking=True)
-    return resize_uint8(image.permute(2, 0, 1)[None], height, width)  # [1, 3, h, w]
+    return resize_uint8(image.permute(2, 0, 1)[None], height, width, antialias)  # [1, 3, h, w]
 
 
-def resize_uint8(image: Tensor, height: int, width: int) -> Tensor:
-    """Antialiased bilinear resize of [B, 3, H, W] uint8; CUDA has no uint8 kernel for it."""
+def resize_uint8(image: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
+    """Resize [B, 3, H, W] uint8 bilinearly; CUDA has no uint8 kernel for antialiasing."""
     if image.shape[2:] == (height, width):
         return image.contiguous()
     source = image if image.device.type == "cpu" else image.float()
-    resized = F.interpolate(source, (height, width), mode="bilinear", antialias=True)
+    resized = F.interpolate(source, (height, width), mode="bilinear", antialias=antialias)
     if resized.dtype != torch.uint8:
         resized = resized.round_().clamp_(0, 255).to(torch.uint8)
     return resized.contiguous()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from depthforge_ros.learning.loop import Run
 from depthforge_ros.learning.train_command import build_task
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.weights import read_weights
+from depthforge_ros.network.weights.files import open_weights
+from depthforge_ros.resources import code_version
 from depthforge_ros.variant import load_variant
 
 CPU = torch.device("cpu")
@@ -103,6 +106,10 @@ def test_the_files_of_an_ablation_run_in_any_engine(tmp_path: Path, ablation: st
     name = str(tmp_path / "tiny.yaml") + ("+rein" if ablation == "rein" else "")
     variant = load_variant(name)
     engine = build_engine(variant, f"{given},{out / 'weights.safetensors'}", device="cpu")
+    notes = open_weights(out / "weights.safetensors").notes
+    assert json.loads(notes["depthforge.config"])["ablation"] == ablation
+    assert json.loads(notes["depthforge.data"]) == {"folder": 6}
+    assert notes["depthforge.code"] == code_version()
     network = DepthForge(variant)
     state = read_weights(given)[0] | read_weights(out / "weights.safetensors")[0]
     network.load_state_dict(state)

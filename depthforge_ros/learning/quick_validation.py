@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A quick look at how training goes. The figures to quote come from `depthforge evaluate`."""
+"""Quick measurements during training. The figures to quote come from `depthforge evaluate`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from depthforge_ros.pipeline.windows import resize_rgb
 
 
 def spread(source: SampleSource, count: int) -> Iterator[Sample]:
-    """At most `count` readable samples, evenly spread over the source."""
+    """Yield at most `count` readable samples, evenly spread over the source."""
     for index in np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int):
         try:
             yield source[int(index)]
@@ -32,7 +32,7 @@ def spread(source: SampleSource, count: int) -> Iterator[Sample]:
 def validate_masks(
     scores_of: Callable[[Tensor], Tensor], network: DepthForge, source: SampleSource, samples: int
 ) -> dict[str, float]:
-    """mIoU and pixel accuracy of scores_of: images [1, 3, H, W] -> [1, K, h, w]."""
+    """Return mIoU and pixel accuracy of scores_of: images [1, 3, H, W] -> [1, K, h, w]."""
     merge = getattr(source, "merge", None)
     confusion = Confusion(len(network.variant.labels) if merge is None else len(merge.names))
     for sample in spread(source, samples):
@@ -48,7 +48,7 @@ def validate_masks(
 def validate_depth(
     depth_of: Callable[[Tensor], Tensor], network: DepthForge, source: SampleSource, samples: int
 ) -> dict[str, float]:
-    """AbsRel, RMSE and δ of metric depth_of: images [1, 3, H, W] -> [1, h, w]."""
+    """Return AbsRel, RMSE and δ of metric depth_of: images [1, 3, H, W] -> [1, h, w]."""
     errors = DepthErrors()
     for sample in spread(source, samples):
         if sample.depth_m is None:
