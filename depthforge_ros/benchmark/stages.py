@@ -37,15 +37,16 @@ def modules_of(network: DepthForge | Deployed) -> dict[str, list[nn.Module]]:
     norm: nn.Module
     if isinstance(network, Deployed):
         folded = network.folded
-        encoders: dict[str, Any] = {"visual encoder": folded.visual, "depth encoder": folded.depth}
+        encoders = _present(folded.visual, folded.depth)
         stems = {name: [one.patches, *(one.stages or ())] for name, one in encoders.items()}
         parts: Any = folded
         refinement, norm = [folded.refinement, *folded.levels], folded.depth_norm
     else:
-        encoders = {"visual encoder": network.visual, "depth encoder": network.depth}
+        encoders = _present(network.visual, network.depth)
         stems = {name: [one.patch_embed] for name, one in encoders.items()}
         parts = network
-        refinement, norm = [network.refinement], network.depth.norm
+        last = network.visual if network.depth is None else network.depth
+        refinement, norm = [network.refinement], last.norm
     found = {name: [*stems[name], *one.blocks] for name, one in encoders.items()}
     return found | {
         "tokens": [parts.tokens],
@@ -54,6 +55,11 @@ def modules_of(network: DepthForge | Deployed) -> dict[str, list[nn.Module]]:
         "mask decoder": [parts.mask_decoder],
         "depth head": [norm, parts.depth_head],
     }
+
+
+def _present(visual: Any, depth: Any | None) -> dict[str, Any]:
+    """Return the encoders by the name of their stage."""
+    return {"visual encoder": visual} | ({} if depth is None else {"depth encoder": depth})
 
 
 class Meter(Generic[Mark]):

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from depthforge_ros.frame import UNLABELLED
+from depthforge_ros.learning.relight import relight
 from depthforge_ros.learning.samples import Sample
 
 CROP_TRIES = 10
@@ -33,10 +34,11 @@ class AugmentSettings:
     the image is brought to short_side_px (None: as it is), then scaled by a factor from `scale`,
     log-uniform. antialias: for shrinking. max_class_share: of the labelled pixels of a crop; the
     first of ten random crops below it is taken, else one drawn from all crops below it if
-    exhaustive, else the tenth. rare, flip, photometric, adverse: probabilities; rare is that a
-    crop is laid over a pixel of a class drawn evenly from those in the image, so that bicycles are
-    met as often as road; adverse is what night and weather do to a sensor (darkness, colour casts,
-    noise, haze, blur).
+    exhaustive, else the tenth. rare, flip, photometric, relight, adverse: probabilities; rare is
+    that a crop is laid over a pixel of a class drawn evenly from those in the image, so that
+    bicycles are met as often as road; relight is night, snow, rain or fog by labels and depth, for
+    samples that have depth; adverse is what night and weather do to a sensor (darkness, colour
+    casts, noise, haze, blur), for those that were not relit.
     """
 
     crop: int
@@ -50,6 +52,7 @@ class AugmentSettings:
     rare: float = 0.0
     flip: float = 0.5
     photometric: float = 1.0
+    relight: float = 0.0
     adverse: float = 0.0
 
     def __post_init__(self) -> None:
@@ -62,7 +65,7 @@ class AugmentSettings:
                 f"short_sides_px is {self.short_sides_px}, short_side_px {self.short_side_px}; "
                 "expected one of the two, of at least 32"
             )
-        for name in ("max_class_share", "rare", "flip", "photometric", "adverse"):
+        for name in ("max_class_share", "rare", "flip", "photometric", "relight", "adverse"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0..1")
 
@@ -73,9 +76,16 @@ def augment(sample: Sample, rng: np.random.Generator, settings: AugmentSettings)
     Too small an image is padded at the right and bottom: unlabelled, in PAD_COLOR.
     """
     sample = resized(sample, scale_factor(sample, rng, settings), settings.antialias)
-    sample = _cropped(sample, rng, settings)
+    height, width = sample.labels.shape
+    sample, (top, left) = _cropped(sample, rng, settings)
+    relit = None
+    if settings.relight > 0 and rng.random() < settings.relight:
+        relit = relight(sample, ((width - 1) / 2 - left, (height - 1) / 2 - top), rng)
+        sample = relit or sample
     if rng.random() < settings.flip:
         sample = _mapped(sample, lambda image: np.ascontiguousarray(image[:, ::-1]))
+    if relit is not None:
+        return _padded(sample, settings.crop)
     rgb = sample.rgb
     if rng.random() < settings.photometric:
         rgb = photometric(rgb, rng)
@@ -117,7 +127,10 @@ def resized(sample: Sample, factor: float, antialias: bool = True) -> Sample:
     )
 
 
-def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings) -> Sample:
+def _cropped(
+    sample: Sample, rng: np.random.Generator, settings: AugmentSettings
+) -> tuple[Sample, tuple[int, int]]:
+    """Return a crop, and where its corner (y, x) was."""
     size = settings.crop
     down, right = (max(0, size - side) for side in sample.labels.shape)
     labels = np.pad(sample.labels, ((0, down), (0, right)), constant_values=UNLABELLED)
@@ -126,7 +139,8 @@ def _cropped(sample: Sample, rng: np.random.Generator, settings: AugmentSettings
         top, left = _corner_over_a_class(labels, size, rng)
     else:
         top, left = _corner_of_a_mixture(labels, settings, rng)
-    return _mapped(sample, lambda image: image[top : top + size, left : left + size])
+    crop = _mapped(sample, lambda image: image[top : top + size, left : left + size])
+    return crop, (top, left)
 
 
 def _corner_of_a_mixture(

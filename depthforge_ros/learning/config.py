@@ -10,6 +10,7 @@ from pathlib import Path
 from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning import datasets
 from depthforge_ros.learning.augment import AugmentSettings
+from depthforge_ros.learning.distil.taught import Taught
 from depthforge_ros.learning.label_ids import MapillaryMapping
 from depthforge_ros.learning.losses import LossSettings
 from depthforge_ros.learning.samples import SampleSource
@@ -27,6 +28,8 @@ class Stage(Enum):
     """The visual encoder itself, on dense labels, where no foundation weights exist."""
     DEPTH = "depth"
     """The depth encoder and its head, on metric depth."""
+    JOINT = "joint"
+    """Everything of a variant with one encoder, on masks and metric depth."""
 
 
 class Ablation(Enum):
@@ -102,8 +105,9 @@ class DatasetSettings:
 
     root: its folder. split: if it has splits. only: conditions or CamVid's sequences, empty: all.
     mapping: of Mapillary's label ids, `paper` if not given. weight: share of the samples drawn
-    from it, relative to the others. frames: number of held-out streets. render: streets to render
-    into `root` while training runs.
+    from it, relative to the others. frames: number of held-out streets. taught: folder of depth and
+    finer labels from a teacher (learning/distil/teacher.py). render: streets to render into `root`
+    while training runs.
     """
 
     kind: DatasetKind
@@ -113,6 +117,7 @@ class DatasetSettings:
     mapping: MapillaryMapping | None = None
     weight: float = 1.0
     frames: int = 36
+    taught: Path | None = None
     render: RenderSettings | None = None
 
     def __post_init__(self) -> None:
@@ -211,6 +216,12 @@ def read_config(path: Path) -> TrainConfig:
 
 def open_dataset(settings: DatasetSettings) -> SampleSource:
     """The data set itself. Raises DatasetLayoutError where its files are missing."""
+    source = open_untaught(settings)
+    return source if settings.taught is None else Taught(source, settings.taught)
+
+
+def open_untaught(settings: DatasetSettings) -> SampleSource:
+    """The data set as its files are. Raises DatasetLayoutError where they are missing."""
     root, split, only = settings.root, settings.split, settings.only
     match settings.kind:
         case DatasetKind.CITYSCAPES:

@@ -31,6 +31,8 @@ FAR_WEIGHT = 0.2
 EDGE_WEIGHT = 0.5
 MIN_DEPTH_M = 0.5
 MAX_RATIO = 4.0
+DEPTH_WEIGHT = 1.0
+MIN_SCORE = 1e-3
 
 
 class DenseHead(nn.Module):
@@ -78,12 +80,7 @@ class VisualTask(nn.Module):
 
     def weigh_classes(self, labels: Iterable[np.ndarray]) -> None:
         """Set class weights 1 / ln(1.1 + share of pixels) (ENet, arXiv 1606.02147)."""
-        classes = len(self.class_weights)
-        counts = np.zeros(classes)
-        for image in labels:
-            counts += np.bincount(image[image != UNLABELLED], minlength=classes)
-        weights = 1 / np.log(1.1 + counts / max(counts.sum(), 1))
-        self.class_weights.copy_(torch.from_numpy(weights / weights.mean()))
+        self.class_weights.copy_(enet_weights(labels, len(self.class_weights)))
 
     def logits(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] RGB 0..255 -> class logits [B, K, H / 4, W / 4]."""
@@ -102,14 +99,96 @@ class VisualTask(nn.Module):
         logits = self.logits(batch.images).float()
         labels = batch.labels[:, ::LOSS_STRIDE, ::LOSS_STRIDE].long()
         logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
-        entropy = F.cross_entropy(
-            logits, labels, self.class_weights, ignore_index=UNLABELLED, reduction="sum"
-        )
-        known = labels != UNLABELLED
-        weight = self.class_weights[labels.clamp_max(len(self.class_weights) - 1)][known].sum()
-        entropy = entropy / weight.clamp_min(1.0)
-        dice = soft_dice(logits, labels)
+        entropy, dice = dense_losses(logits, labels, self.class_weights)
         return TaskLoss(entropy + dice, {"entropy": entropy.detach(), "dice": dice.detach()})
+
+
+class JointTask(nn.Module):
+    """Stage joint: one encoder, both heads and the tokens learn masks and depth on the same batch.
+
+    For a variant with one encoder, from a network that is trained already: the masks are those of
+    the last decoder layer, scored like inference, which needs no matching.
+    """
+
+    def __init__(self, network: DepthForge) -> None:
+        super().__init__()
+        self.network = network
+        if network.depth is not None or network.variant.depth_head.max_depth_m is None:
+            raise ValueError(
+                f"variant {network.variant.name!r} does not fit stage joint, which trains one "
+                "encoder (depth: null) with a metric depth head"
+            )
+        classes = len(network.variant.labels)
+        self.register_buffer("class_weights", torch.ones(classes))
+        network.requires_grad_(True)
+
+    def exported(self) -> tuple[str, ...]:
+        """Prefixes of the network's parameters that this stage makes: all."""
+        return ("",)
+
+    def validate(self, source: SampleSource, samples: int) -> dict[str, float]:
+        """mIoU and pixel accuracy, and AbsRel, RMSE and δ < 1.25 where the truth has depth."""
+
+        def scores(images: Tensor) -> Tensor:
+            return self.network(images, depth=False)[0]
+
+        def depth(images: Tensor) -> Tensor:
+            metres = self.network(images, depth=True)[1]
+            assert metres is not None
+            return metres
+
+        masks = validate_masks(scores, self.network, source, samples)
+        return masks | validate_depth(depth, self.network, source, samples)
+
+    def weigh_classes(self, labels: Iterable[np.ndarray]) -> None:
+        """Set class weights 1 / ln(1.1 + share of pixels) (ENet, arXiv 1606.02147)."""
+        self.class_weights.copy_(enet_weights(labels, len(self.class_weights)))
+
+    def forward(self, batch: Batch) -> TaskLoss:
+        """The loss of one batch."""
+        network = self.network
+        features = network.encode(batch.images, depth=True)
+        outputs = network.decode(features.levels)
+        classes = outputs.class_logits[-1].float().softmax(-1)[..., :-1]  # [B, Q, K]
+        labels = batch.labels[:, ::LOSS_STRIDE, ::LOSS_STRIDE].long()  # [B, h, w]
+        masks = F.interpolate(
+            outputs.mask_logits[-1].float(), labels.shape[1:], mode="bilinear", align_corners=False
+        ).sigmoid()  # [B, Q, h, w]
+        scores = torch.einsum("bqk,bqhw->bkhw", classes, masks).float() + MIN_SCORE
+        logits = scores.log() - scores.sum(1, keepdim=True).log()  # normalised over the classes
+        entropy, dice = dense_losses(logits, labels, self.class_weights)
+        rows, columns = batch.images.shape[2] // PATCH, batch.images.shape[3] // PATCH
+        depth_m = network.depth_head(features.depth_tokens, rows, columns).float()
+        head = network.variant.depth_head
+        truth_m = batch.depth_m
+        if head.focal_px is not None:
+            truth_m = truth_m * (head.focal_px / batch.focal_px)[:, None, None]
+        stride = LOSS_STRIDE
+        error, edges = depth_losses(
+            depth_m[:, ::stride, ::stride], truth_m[:, ::stride, ::stride], head.max_depth_m
+        )
+        total = entropy + dice + DEPTH_WEIGHT * (error + EDGE_WEIGHT * edges)
+        parts = {"entropy": entropy, "dice": dice, "error": error, "edges": edges}
+        return TaskLoss(total, {name: part.detach() for name, part in parts.items()})
+
+
+def enet_weights(labels: Iterable[np.ndarray], classes: int) -> Tensor:
+    """Class weights 1 / ln(1.1 + share of pixels) of mean 1, [K] (ENet, arXiv 1606.02147)."""
+    counts = np.zeros(classes)
+    for image in labels:
+        counts += np.bincount(image[image != UNLABELLED], minlength=classes)
+    weights = 1 / np.log(1.1 + counts / max(counts.sum(), 1))
+    return torch.from_numpy(weights / weights.mean())
+
+
+def dense_losses(logits: Tensor, labels: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Class-weighted cross-entropy and soft dice of logits [B, K, h, w], labels [B, h, w] int64."""
+    entropy = F.cross_entropy(
+        logits, labels, class_weights, ignore_index=UNLABELLED, reduction="sum"
+    )
+    known = labels != UNLABELLED
+    weight = class_weights[labels.clamp_max(len(class_weights) - 1)][known].sum()
+    return entropy / weight.clamp_min(1.0), soft_dice(logits, labels)
 
 
 def initialise(encoder: VisionTransformer) -> None:

@@ -31,11 +31,12 @@ from depthforge_ros.learning.config import (
     open_dataset,
     read_config,
 )
+from depthforge_ros.learning.distil.one_encoder import merge_encoders
 from depthforge_ros.learning.loop import NotFiniteError, Run
-from depthforge_ros.learning.pretrain import DepthTask, VisualTask
+from depthforge_ros.learning.pretrain import DepthTask, JointTask, VisualTask
 from depthforge_ros.learning.street_cache import StreetCache
 from depthforge_ros.learning.tasks import MethodTask, Task
-from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS, DepthForge
+from depthforge_ros.network.depthforge import ADAPTER_PARTS, DepthForge, frozen_parts
 from depthforge_ros.network.weights import (
     WeightsError,
     load_weights,
@@ -46,6 +47,7 @@ from depthforge_ros.network.weights.files import open_weights
 RENDER_LOG = "render.log"
 FIRST_FRAMES = 48
 WEIGHED_SAMPLES = 200
+MERGE_SAMPLES = 120
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -129,14 +131,47 @@ def build_task(config: TrainConfig) -> Task:
         if config.weights:
             start_depth(network, config.weights)
         return task
+    if config.stage is Stage.JOINT:
+        joint = JointTask(network)
+        start_joint(network, config)
+        weigh_classes(joint, config)
+        return joint
     visual = VisualTask(network)
     if config.weights:
         load_parts(network, config.weights, ("visual",))
+    weigh_classes(visual, config)
+    return visual
+
+
+def start_joint(network: DepthForge, config: TrainConfig) -> None:
+    """Fill a network with one encoder from its own weights, or from those of one with two.
+
+    Raise WeightsError if the files hold neither.
+    """
+    stored = [open_weights(path).variant for path in config.weights]
+    two = [variant for variant in stored if variant is not None and variant.depth is not None]
+    if not two:
+        load_weights(network, network.variant, config.weights)
+        return
+    source = DepthForge(two[0])
+    load_weights(source, two[0], config.weights)
+    stream = training_stream(config, seed=config.seed + 2)
+    crops = (stream.sample(number, []).rgb for number in range(MERGE_SAMPLES))
+    images = (torch.from_numpy(crop.transpose(2, 0, 1).copy())[None] for crop in crops)
+    merge_encoders(network, source, images)
+
+
+def training_stream(config: TrainConfig, seed: int) -> BatchStream:
+    """Return the samples of the run under another seed, for looking at the data beforehand."""
     sources = [open_dataset(settings) for settings in config.train]
     weights = [settings.weight for settings in config.train]
-    stream = BatchStream(sources, weights, config.augment, Share(1, 0, 1, 0), config.seed + 1)
-    visual.weigh_classes(stream.sample(n, []).labels for n in range(WEIGHED_SAMPLES))
-    return visual
+    return BatchStream(sources, weights, config.augment, Share(1, 0, 1, 0), seed)
+
+
+def weigh_classes(task: VisualTask | JointTask, config: TrainConfig) -> None:
+    """Set the class weights by the first samples of another run."""
+    stream = training_stream(config, seed=config.seed + 1)
+    task.weigh_classes(stream.sample(n, []).labels for n in range(WEIGHED_SAMPLES))
 
 
 def load_parts(network: DepthForge, paths: tuple[Path, ...], parts: tuple[str, ...]) -> None:
@@ -155,7 +190,7 @@ def start_method(network: DepthForge, paths: tuple[Path, ...]) -> None:
     """
     parts = {name.partition(".")[0] for path in paths for name in open_weights(path).shapes}
     given = ADAPTER_PARTS if parts & set(ADAPTER_PARTS) else ()
-    load_parts(network, paths, FROZEN_PARTS + given)
+    load_parts(network, paths, frozen_parts(network.variant) + given)
 
 
 def start_depth(network: DepthForge, paths: tuple[Path, ...]) -> None:

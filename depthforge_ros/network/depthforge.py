@@ -5,6 +5,10 @@ Two frozen vision transformers read the same image: one knows what things look l
 how far they are. After every block, depth-aware tokens correct the visual features. A refinement
 decoder and a Mask2Former head turn them into masks; Depth Anything V2's own head turns the depth
 features, already computed, into depth.
+
+A variant with one encoder (`depth: null`) uses it for both. Its blocks then never read the
+corrections: these accumulate in a side stream c, the levels are d + c, and the depth head reads the
+untouched features d.
 """
 
 from __future__ import annotations
@@ -30,7 +34,13 @@ SIDE_MULTIPLE = 2 * PATCH
 """Sides of images are multiples of this, so that the coarsest map has whole positions."""
 
 FROZEN_PARTS = ("visual", "depth", "depth_head")
+"""Parts that are not trained with the method, of a variant with two encoders."""
 ADAPTER_PARTS = ("tokens", "refinement", "pixel_decoder", "mask_decoder")
+
+
+def frozen_parts(variant: Variant) -> tuple[str, ...]:
+    """Return the parts of the variant's network that are not trained with the method."""
+    return (*variant.encoders, "depth_head")
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,9 @@ class DepthForge(nn.Module):
             if variant.visual.kind == "eva02"
             else VisionTransformer(variant.visual, variant.grid, finer=True)
         )
-        self.depth = VisionTransformer(variant.depth, variant.grid)
+        self.depth = (
+            None if variant.depth is None else VisionTransformer(variant.depth, variant.grid)
+        )
         self.depth_head = DepthHead(width, variant.depth_head)
         self.tokens = DepthTokens(
             variant.visual.blocks, variant.tokens, variant.token_rank, width, decoder.width
@@ -72,10 +84,14 @@ class DepthForge(nn.Module):
 
     def set_constants(self) -> None:
         """Fill what no checkpoint holds; to be called again after `to_empty`."""
-        self.visual.set_constants()
-        self.depth.set_constants()
+        for encoder in self.encoders():
+            encoder.set_constants()
         for buffer, values in ((self.mean, self.variant.mean), (self.std, self.variant.std)):
             buffer.copy_(torch.tensor(values, device=buffer.device).view(3, 1, 1))
+
+    def encoders(self) -> tuple[EvaTransformer | VisionTransformer, ...]:
+        """The visual encoder, and the depth encoder if the variant has one."""
+        return (self.visual,) if self.depth is None else (self.visual, self.depth)
 
     def at_size(self, height: int, width: int) -> DepthForge:
         """This network for images of height × width alone, with its position tables made.
@@ -90,7 +106,7 @@ class DepthForge(nn.Module):
             )
         shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
         network = copy.deepcopy(self, shared)
-        for encoder in (network.visual, network.depth):
+        for encoder in network.encoders():
             encoder.set_grid(height // PATCH, width // PATCH)
         return network
 
@@ -118,17 +134,19 @@ class DepthForge(nn.Module):
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def encode(self, images: Tensor, depth: bool) -> Features:
-        """Run both encoders block by block, with the tokens between them.
+        """Run the encoders block by block, with the tokens between them.
 
-        The depth encoder runs only if the tokens see it or `depth` is requested.
+        A separate depth encoder runs only if the tokens see it or `depth` is requested.
         """
         images = self.normalise(images)
+        if self.depth is None:
+            return self._encode_once(images, depth)
         rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
         x, finer = self.visual.embed(images)  # [B, P + N, C]
         in_tokens = self.variant.depth_in_tokens
         d = self.depth.embed(images)[0] if depth or in_tokens else None  # [B, P + N, C]
         rotation = self.visual.rotation(rows, columns)
-        visual_prefix, depth_prefix = self.variant.visual.prefix, self.variant.depth.prefix
+        visual_prefix, depth_prefix = self.variant.visual.prefix, self.variant.depth_encoder.prefix
         levels, depth_tokens = [], []
         for index, (visual_block, depth_block) in enumerate(
             zip(self.visual.blocks, self.depth.blocks, strict=True)
@@ -138,10 +156,28 @@ class DepthForge(nn.Module):
             seen = d[:, depth_prefix:] if d is not None and in_tokens else None  # [B, N, C]
             x = self.tokens(x, seen, index, visual_prefix)
             if index in self.variant.levels:
-                patches = x[:, visual_prefix:]  # [B, N, C]
-                levels.append(patches.transpose(1, 2).unflatten(2, (rows, columns)))
+                levels.append(as_map(x[:, visual_prefix:], rows, columns))
             if depth and d is not None and index in self.variant.depth_head.blocks:
                 depth_tokens.append(self.depth.norm(d)[:, depth_prefix:])
+        return Features(pyramid(levels, finer), depth_tokens)
+
+    def _encode_once(self, images: Tensor, depth: bool) -> Features:
+        """Encode with one encoder: level i is d_i + c_i, c_i = tokens(d_i + c_{i-1}, d_i) - d_i."""
+        rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
+        x, finer = self.visual.embed(images)  # [B, P + N, C]
+        prefix = self.variant.visual.prefix
+        levels, depth_tokens = [], []
+        side: Tensor | float = 0.0
+        for index, block in enumerate(self.visual.blocks):
+            x = block(x)
+            d = x[:, prefix:]  # [B, N, C]
+            seen = d if self.variant.depth_in_tokens else None
+            refined = self.tokens(d + side, seen, index, prefix=0)  # [B, N, C]
+            side = refined - d
+            if index in self.variant.levels:
+                levels.append(as_map(refined, rows, columns))
+            if depth and index in self.variant.depth_head.blocks:
+                depth_tokens.append(self.visual.norm(x)[:, prefix:])
         return Features(pyramid(levels, finer), depth_tokens)
 
     def decode(self, levels: list[Tensor]) -> MaskOutputs:
@@ -149,6 +185,11 @@ class DepthForge(nn.Module):
         corrected = [self.refinement(levels), *levels[1:]]
         mask_features, memories = self.pixel_decoder(corrected)
         return self.mask_decoder(self.tokens.queries(), mask_features, memories)
+
+
+def as_map(patches: Tensor, rows: int, columns: int) -> Tensor:
+    """Patches [B, rows·columns, C] -> [B, C, rows, columns]."""
+    return patches.transpose(1, 2).unflatten(2, (rows, columns))
 
 
 def pyramid(levels: list[Tensor], finer: tuple[Tensor, ...]) -> list[Tensor]:

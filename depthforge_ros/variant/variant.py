@@ -13,15 +13,17 @@ from depthforge_ros.variant.sizes import PATCH, Adapter, DecoderSize, DepthHeadS
 class Variant:
     """Everything that fixes a network's shape and meaning, and nothing that runs it.
 
-    levels: visual blocks (from 0) that feed the decoder, fine to coarse. crop, stride: pixels of
-    the sliding window. mean, std: of RGB 0..255. tokens: learnable tokens a layer = queries.
-    depth_in_tokens: whether the tokens see depth features (DepthForge) or only visual ones (Rein,
-    arXiv 2312.04265). adapter: the published adapter, None if it is trained by the user.
+    depth: the depth encoder; None: one encoder, `visual`, serves masks and depth (then its `source`
+    also holds the depth head). levels: visual blocks (from 0) that feed the decoder, fine to
+    coarse. crop, stride: pixels of the sliding window. mean, std: of RGB 0..255. tokens: learnable
+    tokens a layer = queries. depth_in_tokens: whether the tokens see depth features (DepthForge) or
+    only visual ones (Rein, arXiv 2312.04265). adapter: the published adapter, None if it is trained
+    by the user.
     """
 
     name: str
     visual: VitSize
-    depth: VitSize
+    depth: VitSize | None
     levels: tuple[int, ...]
     tokens: int
     token_rank: int
@@ -40,15 +42,17 @@ class Variant:
             raise ValueError(f"crop {self.crop} is not a multiple of the patch size {PATCH}")
         if not 0 < self.stride <= self.crop:
             raise ValueError(f"stride {self.stride} is not within 1..crop ({self.crop})")
-        if (self.visual.width, self.visual.blocks) != (self.depth.width, self.depth.blocks):
+        depth = self.depth_encoder
+        if (self.visual.width, self.visual.blocks) != (depth.width, depth.blocks):
             raise ValueError(
                 f"visual encoder is {self.visual.width} wide with {self.visual.blocks} blocks, "
-                f"depth encoder {self.depth.width} with {self.depth.blocks}; tokens compare their "
+                f"depth encoder {depth.width} with {depth.blocks}; tokens compare their "
                 "features block by block, so both must be equal"
             )
-        if self.depth.kind != "dinov2":
+        if depth.kind != "dinov2":
             raise ValueError(
-                f"depth encoder is of kind {self.depth.kind!r}; Depth Anything V2's is 'dinov2'"
+                f"the encoder that gives depth is of kind {depth.kind!r}; allowed: 'dinov2', which "
+                "is Depth Anything V2's"
             )
         for name, blocks in (("levels", self.levels), ("depth_head", self.depth_head.blocks)):
             if len(blocks) != 4 or list(blocks) != sorted(set(blocks)):
@@ -57,6 +61,16 @@ class Variant:
                 raise ValueError(f"{name} reads blocks {blocks} of {self.visual.blocks}")
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; expected positive numbers")
+
+    @property
+    def depth_encoder(self) -> VitSize:
+        """The encoder whose features the depth head reads."""
+        return self.visual if self.depth is None else self.depth
+
+    @property
+    def encoders(self) -> dict[str, VitSize]:
+        """The encoders by the name of their part of the network: `visual`, and `depth` if any."""
+        return {"visual": self.visual} | ({} if self.depth is None else {"depth": self.depth})
 
     @property
     def grid(self) -> int:

@@ -14,8 +14,6 @@ from depthforge_ros.variant import Source, Variant, models_dir
 from depthforge_ros.weights.convert import shapes_of
 
 FLOAT32_BYTES = 4
-PARTS = {"visual": ("visual",), "depth": ("depth", "depth_head"), "adapter": ADAPTER_PARTS}
-"""Parts as files hold them: an encoder, the other with its head, and everything trained."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +27,23 @@ class Row:
     file: Path | None
 
 
+def exchanged_parts(variant: Variant) -> dict[str, tuple[str, ...]]:
+    """Return what is published and exchanged as one, with the parts of the network it holds: each
+    encoder, the one that gives depth with its head, and all that the method trains.
+    """
+    encoders = {name: (name,) for name in variant.encoders}
+    last = tuple(encoders)[-1]
+    return {**encoders, last: (last, "depth_head"), "adapter": ADAPTER_PARTS}
+
+
 def rows(variant: Variant, folder: Path) -> Iterator[Row]:
     """Yield every part of the variant: size in float32 (10⁶ bytes), licence and file."""
     shapes = shapes_of(variant)
     present = _present(variant, folder)
-    licences = {"visual": variant.visual.licence, "depth": variant.depth.licence}
+    licences = {part: size.licence for part, size in variant.encoders.items()}
     if variant.adapter is not None:
         licences["adapter"] = variant.adapter.licence
-    for part, names in PARTS.items():
+    for part, names in exchanged_parts(variant).items():
         begins = tuple(f"{name}." for name in names)
         count = sum(math.prod(s) for name, s in shapes.items() if name.startswith(begins))
         file = next((present[name] for name in names if name in present), None)
@@ -59,7 +66,7 @@ def table(rows_: list[Row]) -> str:
 
 def sources(variant: Variant) -> dict[str, tuple[Source, str]]:
     """Return source and licence of every part whose weights are published."""
-    parts = {"visual": variant.visual, "depth": variant.depth, "adapter": variant.adapter}
+    parts = {**variant.encoders, "adapter": variant.adapter}
     return {
         part: (origin.source, origin.licence)
         for part, origin in parts.items()

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from depthforge_ros.frame import DepthKind
-from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS, DepthForge
+from depthforge_ros.network.depthforge import ADAPTER_PARTS, DepthForge, frozen_parts
 from depthforge_ros.network.weights.files import WeightsError, WeightsFile, open_weights
-from depthforge_ros.network.weights.load import refuse_other_variants
+from depthforge_ros.network.weights.load import refuse_other_encoders, refuse_other_variants
 from depthforge_ros.network.weights.names import (
     STORED_BUT_UNUSED,
     Layout,
     aliases_of,
+    author_name,
     layout_of,
 )
 from depthforge_ros.network.weights.resample import resample_kernel, resample_positions
@@ -62,7 +63,7 @@ class Conversion:
     @property
     def complete(self) -> bool:
         """Whether it is the whole network."""
-        return set(self.made_from) == {*FROZEN_PARTS, *ADAPTER_PARTS}
+        return set(self.made_from) == {*frozen_parts(self.variant), *ADAPTER_PARTS}
 
     def halved(self) -> Conversion:
         """The same with every weight as float16: half the bytes, widened again when loaded.
@@ -125,7 +126,7 @@ def convert(
         found = f"cannot become variant {variant.name!r}, {len(faults)} faults:"
         head = f"{', '.join(map(str, paths))} {found}"
         raise WeightsError("\n  ".join([head, *sizes, *faults]))
-    parts = (part for part in (*FROZEN_PARTS, *ADAPTER_PARTS) if part in made_from)
+    parts = (part for part in (*frozen_parts(variant), *ADAPTER_PARTS) if part in made_from)
     return Conversion(variant, state, {part: made_from[part] for part in parts}, trained_crop)
 
 
@@ -179,6 +180,13 @@ def our_names(
         raise WeightsError(f"{file.path} holds {first}, …; expected weights of one of: {known}")
     aliases = {alias: (name,) for name in expected for alias in aliases_of(name)}
     if layout is Layout.DEPTH_ANYTHING:
+        if not any(name.startswith("depth.") for name in expected):  # its encoder is the only one
+            aliases = {
+                author_name(f"depth.{name.removeprefix('visual.')}")
+                if name.startswith("visual.")
+                else author_name(name): (name,)
+                for name in expected
+            }
         aliases = {
             key.removeprefix("backbone.depth_anything."): name
             for key, name in aliases.items()
@@ -205,6 +213,7 @@ def our_names(
 def _refuse_others(
     file: WeightsFile, names: Mapping[str, tuple[str, ...]], variant: Variant
 ) -> None:
+    refuse_other_encoders(file, variant)
     layout = layout_of(file.shapes)
     held = {name for pieces in names.values() for name in pieces}
     if (mismatch := token_mismatch(layout, held, variant)) is not None:
@@ -253,7 +262,7 @@ def _fitted(
         if pieces[0].endswith(".patch_embed.weight") and tensor.ndim == 4:
             tensor = resample_kernel(tensor)
         elif pieces[0].endswith(".pos_embed") and tensor.ndim == 3:
-            size = variant.visual if pieces[0].startswith("visual.") else variant.depth
+            size = variant.encoders[pieces[0].partition(".")[0]]
             try:
                 tensor = resample_positions(tensor, grid, stored, antialias=size.registers > 0)
             except ValueError as error:

@@ -62,6 +62,8 @@ def inspect(path: Path, variants: Iterable[Variant]) -> Report:
     given = list(variants)
     # Rein's variants and DepthForge's have the same shapes.
     candidates = [v for v in given if v.depth_in_tokens is (layout is not Layout.REIN)] or given
+    if layout in (Layout.DINOV2, Layout.EVA02):  # without depth, which an only encoder must give
+        candidates = [variant for variant in candidates if variant.depth is not None] or candidates
     if file.variant is not None:
         candidates = [file.variant]
     reports = [_against(file, sha256, layout, variant, not_finite) for variant in candidates]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from depthforge_ros.engine.load import ENCODERS_SUFFIX
 from depthforge_ros.image_size import parse_size
-from depthforge_ros.network.depthforge import ADAPTER_PARTS, FROZEN_PARTS
+from depthforge_ros.network.depthforge import ADAPTER_PARTS, frozen_parts
 from depthforge_ros.network.weights import WeightsError, save_weights
 from depthforge_ros.network.weights.files import open_weights
 from depthforge_ros.resources import WEIGHTS_FOLDER, weights_folder
@@ -123,8 +123,8 @@ def _fetch(args: argparse.Namespace) -> int:
         raise ValueError(
             f"nothing is published for variant {variant.name!r}: its encoders are ours"
         )
-    parts = [name for part in needed for name in catalogue.PARTS[part]]
-    target = args.folder / f"{variant.name}{_suffix(parts)}"
+    parts = [name for part in needed for name in catalogue.exchanged_parts(variant)[part]]
+    target = args.folder / f"{variant.name}{_suffix(variant, parts)}"
     if target.is_file() and _is_of(target, variant):
         print(f"{target} is there already")
         return 0
@@ -139,7 +139,7 @@ def _fetch(args: argparse.Namespace) -> int:
             "you will not"
         )
     files = []
-    for part in ("visual", "depth"):
+    for part in variant.encoders:
         if part not in needed:
             print(f"{part}: not published by its authors")
     for part, (source, licence) in needed.items():
@@ -168,7 +168,7 @@ def _is_of(path: Path, variant: Variant) -> bool:
 def _convert(args: argparse.Namespace) -> int:
     variant = load_variant(args.variant)
     made = convert(variant, args.files, args.stored_size)
-    target = args.out or args.folder / f"{variant.name}{_suffix(tuple(made.made_from))}"
+    target = args.out or args.folder / f"{variant.name}{_suffix(variant, tuple(made.made_from))}"
     if target.suffix != ".safetensors":
         raise ValueError(f"--out is {target}; expected a name that ends in .safetensors")
     if target.exists():
@@ -177,10 +177,11 @@ def _convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _suffix(parts: Sequence[str]) -> str:
-    if set(parts) == {*FROZEN_PARTS, *ADAPTER_PARTS}:
+def _suffix(variant: Variant, parts: Sequence[str]) -> str:
+    frozen = frozen_parts(variant)
+    if set(parts) == {*frozen, *ADAPTER_PARTS}:
         return ".safetensors"
-    if set(parts) == set(FROZEN_PARTS):
+    if set(parts) == set(frozen):
         return ENCODERS_SUFFIX
     if set(parts) == set(ADAPTER_PARTS):
         return ".adapter.safetensors"
@@ -197,10 +198,10 @@ def _save(made: Conversion, target: Path) -> None:
             f"the adapter was trained with crops of {made.trained_crop} px; variant "
             f"{made.variant.name!r} has {made.variant.crop}"
         )
-    for part, size in (("visual", made.variant.visual), ("depth", made.variant.depth)):
+    for part, size in made.variant.encoders.items():
         if part in made.made_from and catalogue.is_noncommercial(size.licence):
             print(f"{part} is {size.licence}: not for commercial use")
-    if set(made.made_from) == set(FROZEN_PARTS):
+    if set(made.made_from) == set(frozen_parts(made.variant)):
         print(
             "encoders alone make no masks: join them with a trained adapter, as "
             f"--checkpoint {target},ADAPTER.safetensors or by `depthforge weights convert`"

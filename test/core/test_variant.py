@@ -37,7 +37,8 @@ def test_every_variant_survives_being_stored(name):
 
 
 def test_the_shipped_variants_are_the_documented_ones():
-    assert variant_names() == ["dinov2_b", "dinov2_g", "dinov2_l", "dinov2_s", "eva02_l", "nano"]
+    names = "dav2_l dav2_s dinov2_b dinov2_g dinov2_l dinov2_s eva02_l nano nano_two"
+    assert variant_names() == names.split()
     assert alternative_names("dinov2_l") == [
         "crop1024", "indoor", "outdoor", "registers", "rein", "rein_cityscapes",
         "rein_cityscapes_sixteenth", "rein_gta5", "rein_gta5_synthia",
@@ -54,24 +55,26 @@ def test_the_shipped_variants_are_the_documented_ones():
 @pytest.mark.parametrize("name", EVERY)
 def test_every_part_says_where_its_weights_are(name):
     variant = load_variant(name)
+    assert (variant.depth is None) == name.startswith("dav2")
     published = {
         "visual": not name.startswith("nano"),
         "depth": not name.startswith(("nano", "dinov2_g")),
     }
-    for part, there in published.items():
-        encoder = getattr(variant, part)
+    for part, encoder in variant.encoders.items():
+        there = published[part]
         assert (encoder.source is not None) == there
         if there:
             assert encoder.source.file.endswith((".pth", ".pt"))
             assert encoder.source.size_mb > 80
-    assert variant.visual.licence == ("MIT" if name.startswith("eva02") else "Apache-2.0")
-    free = name.startswith(("nano", "dinov2_s"))
-    assert variant.depth.licence == ("Apache-2.0" if free else "CC-BY-NC-4.0")
+    if variant.depth is not None:
+        assert variant.visual.licence == ("MIT" if name.startswith("eva02") else "Apache-2.0")
+    free = name.startswith(("nano", "dinov2_s", "dav2_s"))
+    assert variant.depth_encoder.licence == ("Apache-2.0" if free else "CC-BY-NC-4.0")
 
 
 def test_no_two_files_of_weights_are_said_to_be_the_same():
     variants = [load_variant(name) for name in EVERY]
-    sources = {v.visual.source for v in variants} | {v.depth.source for v in variants}
+    sources = {size.source for v in variants for size in v.encoders.values()}
     sources.discard(None)
     assert len(sources) == 4 + 4 + 1 + 9  # DINOv2, with registers, EVA02, Depth Anything V2
     assert len({source.url for source in sources}) == len(sources)
@@ -182,7 +185,7 @@ ENCODER = {"kind": "dinov2", "width": 192, "blocks": 12, "heads": 3, "licence": 
         ({"visual": ENCODER | {"kind": "sam"}}, "kind is 'sam'; expected 'dinov2' or 'eva02'"),
         ({"visual": ENCODER | {"kind": "eva02", "registers": 4}}, "registers 4; an eva02 encoder"),
         ({"visual": ENCODER | {"kind": "eva02", "heads": 32}}, "heads are 6 wide; rotary"),
-        ({"depth": ENCODER | {"kind": "eva02"}}, "depth encoder is of kind 'eva02'"),
+        ({"depth": ENCODER | {"kind": "eva02"}}, "encoder that gives depth is of kind 'eva02'"),
     ],
 )
 def test_wrong_variants_are_refused_by_file_key_and_value(tmp_path, change, text):
@@ -204,7 +207,7 @@ def test_unequal_encoders_are_refused_with_both_sizes(tmp_path):
 
 
 def test_an_unknown_variant_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'dinov9' is unknown; known: dinov2_b, dinov2_g, "):
+    with pytest.raises(ValueError, match="'dinov9' is unknown; known: dav2_l, dav2_s, dinov2_b, "):
         load_variant("dinov9")
 
 

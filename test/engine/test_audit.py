@@ -23,7 +23,7 @@ def structure(variant):
     """What decides which operators a network has, and sizes and repetitions do not."""
     encoders = [
         (size.kind, size.swiglu, size.registers > 0, len(size.stem), any(size.stem_blocks))
-        for size in (variant.visual, variant.depth)
+        for size in variant.encoders.values()
     ]
     return (*encoders, variant.depth_head.kind)
 

@@ -14,7 +14,7 @@ def shallow(variant):
     return dataclasses.replace(
         variant,
         visual=dataclasses.replace(variant.visual, **few),
-        depth=dataclasses.replace(variant.depth, **few),
+        depth=None if variant.depth is None else dataclasses.replace(variant.depth, **few),
         levels=BLOCKS,
         depth_head=dataclasses.replace(variant.depth_head, blocks=BLOCKS),
         decoder=dataclasses.replace(variant.decoder, encoder_layers=1, decoder_layers=1),

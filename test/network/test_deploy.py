@@ -40,6 +40,7 @@ VARIANTS = {
     "tiny": tiny_variant,
     "eva02": lambda: load_variant(DATA / "eva02" / "eva02.yaml"),
     "swiglu and registers": swiglu_and_registers,
+    "one encoder": lambda: dataclasses.replace(swiglu_and_registers(), depth=None),
     "nano": lambda: shallow(load_variant("nano")),
 }
 

@@ -137,7 +137,7 @@ def test_the_variants_and_their_terms_are_those_that_ship():
     assert sorted(rows) == variant_names()
     for name, row in rows.items():
         variant = load_variant(name)
-        free = variant.visual.licence == variant.depth.licence == "Apache-2.0"
+        free = {size.licence for size in variant.encoders.values()} == {"Apache-2.0"}
         assert ("not for commercial use" in row[2]) != free
         metric = variant.depth_head.kind is DepthKind.METRIC
         assert row[3] == ("metres" if metric else "relative")

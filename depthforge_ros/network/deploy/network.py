@@ -46,8 +46,10 @@ class Folded(nn.Module):
         super().__init__()
         self.variant = network.variant
         self.visual = Encoder(network.visual, network.mean, network.std)
-        self.depth = Encoder(network.depth, network.mean, network.std)
-        self.depth_norm = Norm(network.depth.norm)
+        self.depth = (
+            None if network.depth is None else Encoder(network.depth, network.mean, network.std)
+        )
+        self.depth_norm = Norm((network.visual if network.depth is None else network.depth).norm)
         self.tokens = DeployedTokens(network.tokens)
         embed = network.visual.patch_embed
         finer = embed.finer if isinstance(embed, ConvStem) else nn.ModuleList()
@@ -90,18 +92,19 @@ class Deployed(nn.Module):
             (int(self.grid[0] * scale), int(self.grid[1] * scale)) for scale in LEVEL_SCALES
         )
         shapes = self.sizes[:0:-1]  # coarse to fine
-        visual, depth = folded.visual.tables(*self.grid), folded.depth.tables(*self.grid)
+        visual = folded.visual.tables(*self.grid)
         pixels = folded.pixel_decoder.tables(shapes)
         self.shapes = shapes
         tensors = {
             "visual_prefix": visual.prefix,
             "visual_patches": visual.patches,
-            "depth_prefix": depth.prefix,
-            "depth_patches": depth.patches,
             "pixel_positions": pixels.positions,
             "pixel_centres": pixels.centres,
             "pixel_extents": pixels.extents,
         }
+        if folded.depth is not None:
+            depth = folded.depth.tables(*self.grid)
+            tensors |= {"depth_prefix": depth.prefix, "depth_patches": depth.patches}
         tensors |= {f"rotation{index}": table for index, table in enumerate(visual.rotation)}
         keys = folded.mask_decoder.tables(shapes)
         tensors |= {f"key_positions{index}": table for index, table in enumerate(keys)}
@@ -141,20 +144,23 @@ class Deployed(nn.Module):
     def encode(
         self, images: Tensor, depth: bool
     ) -> tuple[list[Tensor], tuple[Tensor, ...], list[Tensor]]:
-        """Both encoders, block by block, with the tokens between them.
+        """Run the encoders block by block, with the tokens between them.
 
-        Returns patches [B, N, C] of every level, what a stem saw at 1/4 and 1/8, and the
-        normalised tokens [B, N, C] for the depth head, none where depth was not asked for.
+        Return patches [B, N, C] of every level, what a stem saw at 1/4 and 1/8, and the normalised
+        tokens [B, N, C] for the depth head, none if depth was not requested.
         """
         folded, variant = self.folded, self.variant
         rotation = tuple(self.get_buffer(f"rotation{index}") for index in range(self.rotations))
         visual = EncoderTables(self.visual_prefix, self.visual_patches, rotation)
         x, finer = folded.visual.embed(images, visual)  # [B, P + N, C]
+        if folded.depth is None:
+            levels, depth_tokens = self._encode_once(x, depth)
+            return levels, finer, depth_tokens
         in_tokens, d = variant.depth_in_tokens, None
         if depth or in_tokens:
             depth_tables = EncoderTables(self.depth_prefix, self.depth_patches, ())
             d, _ = folded.depth.embed(images, depth_tables)  # [B, P + N, C]
-        visual_prefix, depth_prefix = variant.visual.prefix, variant.depth.prefix
+        visual_prefix, depth_prefix = variant.visual.prefix, variant.depth_encoder.prefix
         levels, depth_tokens = [], []
         for index, (visual_block, depth_block) in enumerate(
             zip(folded.visual.blocks, folded.depth.blocks, strict=True)
@@ -168,3 +174,21 @@ class Deployed(nn.Module):
             if depth and d is not None and index in variant.depth_head.blocks:
                 depth_tokens.append(folded.depth_norm(d)[:, depth_prefix:])
         return levels, finer, depth_tokens
+
+    def _encode_once(self, x: Tensor, depth: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """Encode x [B, P + N, C] with one encoder; the corrections stay in a side stream."""
+        folded, variant = self.folded, self.variant
+        prefix = variant.visual.prefix
+        levels, depth_tokens = [], []
+        side: Tensor | float = 0.0
+        for index, block in enumerate(folded.visual.blocks):
+            x = block(x, ())
+            d = x[:, prefix:]  # [B, N, C]
+            seen = d if variant.depth_in_tokens else None
+            refined = folded.tokens(d + side, seen, index, 0)  # [B, N, C]
+            side = refined - d
+            if index in variant.levels:
+                levels.append(refined)
+            if depth and index in variant.depth_head.blocks:
+                depth_tokens.append(folded.depth_norm(x)[:, prefix:])
+        return levels, depth_tokens

@@ -25,6 +25,8 @@ ENCODER_PARTS = ("visual", "depth", "depth_head")
 WHATEVER_READS_IT = {"name", "crop", "mean", "std"}
 """Fields of a variant that bind every part."""
 
+DEPTH_ENCODER_NAMES = ("depth.", "depth_anything.pretrained.")
+
 _log = logging.getLogger(__name__)
 
 
@@ -43,6 +45,7 @@ def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) ->
     files = [open_weights(path) for path in paths]
     for file in files:
         refuse_other_networks(file)
+        refuse_other_encoders(file, variant)
         ours = {key: aliases[key] for key in file.shapes if key in aliases}
         if file.variant is not None:
             refuse_other_variants(file, file.variant, variant, ours.values())
@@ -87,6 +90,33 @@ def refuse_other_networks(file: WeightsFile) -> None:
         raise WeightsError(
             f"{file.path} is a Rein checkpoint as published; "
             "`depthforge weights convert --variant VARIANT+rein` makes an adapter of it"
+        )
+
+
+def refuse_other_encoders(file: WeightsFile, expected: Variant) -> None:
+    """Raise WeightsError if a file's masks were trained with another number of encoders, or if it
+    is an encoder without depth features for a variant that has no other.
+    """
+    stored = file.variant
+    name = "an unnamed variant" if stored is None else f"variant {stored.name!r}"
+    two = any(f"{part}blocks." in key for key in file.shapes for part in DEPTH_ENCODER_NAMES)
+    adapter = any("mask_decoder." in key or "decode_head." in key for key in file.shapes)
+    one = stored is not None and stored.depth is None
+    if expected.depth is None and two:
+        raise WeightsError(
+            f"{file.path} holds {name} with two encoders, visual and depth; variant "
+            f"{expected.name!r} has one. Use a variant with two encoders for this file, or make a "
+            "file for one: config/train/nano_4_joint.yaml says how"
+        )
+    if expected.depth is None and layout_of(file.shapes) in (Layout.DINOV2, Layout.EVA02):
+        raise WeightsError(
+            f"{file.path} is {layout_of(file.shapes).value}, which has no depth features; the only "
+            f"encoder of variant {expected.name!r} gives depth too. Use Depth Anything V2's file"
+        )
+    if expected.depth is not None and one and adapter:
+        raise WeightsError(
+            f"{file.path} holds {name} with one encoder; variant {expected.name!r} has two, visual "
+            f"and depth. Use --variant {stored.name} for this file, or a file trained with both"
         )
 
 

@@ -92,7 +92,7 @@ def other_sizes(file: WeightsFile, shapes: Shapes, variant: Variant) -> list[str
         if held != expected:
             lines.append(f"{name}: {what} {held}, expected {expected}")
 
-    for part, size in (("visual", variant.visual), ("depth", variant.depth)):
+    for part, size in variant.encoders.items():
         if (held := encoder_sizes(shapes, part)) is not None:
             compare(f"width of the {part} encoder is", held[0], size.width)
             compare(f"blocks of the {part} encoder are", held[1], size.blocks)
