@@ -142,8 +142,10 @@ def nearest_variants(file: WeightsFile, names: Mapping[str, tuple[str, ...]]) ->
     rein = "+rein" if layout_of(file.shapes) is Layout.REIN else ""
     fitting = []
     for name in variant_names():
-        visual = load_variant(name).visual
-        if (visual.width, visual.blocks) == held:
+        variant = load_variant(name)
+        if rein and variant.depth is None:  # published for DINOv2 and EVA02
+            continue
+        if (variant.visual.width, variant.visual.blocks) == held:
             fitting.append(f"{name}{rein}")
     return f"variants of its size: {', '.join(fitting) or 'none'}"
 
@@ -153,7 +155,7 @@ def shapes_of(variant: Variant) -> dict[str, tuple[int, ...]]:
     # What changes no shape is left out, so that variants of one size are built once.
     head = replace(variant.depth_head, kind=DepthKind.RELATIVE, max_depth_m=None, focal_px=None)
     visual = replace(variant.visual, licence="", source=None)
-    depth = replace(variant.depth, licence="", source=None)
+    depth = None if variant.depth is None else replace(variant.depth, licence="", source=None)
     same = {"name": "", "adapter": None, "depth_in_tokens": True, "depth_head": head}
     return _shapes(replace(variant, visual=visual, depth=depth, **same))
 

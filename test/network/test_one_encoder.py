@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from depthforge_ros.engine.build import untrained_network
+from depthforge_ros.engine.load import untrained_network
 from paths import DATA
 
 from depthforge_ros.learning.distil.one_encoder import merge_encoders
