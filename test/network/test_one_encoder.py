@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from depthforge_ros.engine.load import untrained_network
 from paths import DATA
 
+from depthforge_ros.engine.load import untrained_network
 from depthforge_ros.learning.distil.one_encoder import merge_encoders
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.weights import WeightsError, load_weights, save_weights
