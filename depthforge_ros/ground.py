@@ -7,9 +7,10 @@ normal, h the camera's height) a ray r = ((u - cx)/fx, (v - cy)/fy, 1) meets the
 
     d = (A/h) n·r + B = α·x + β·y + γ,   with (α, β, γ - B) = (A/h) n.
 
-A robust fit gives α, β and γ. In the sky 1/z is 0, so d is B there; without sky, B follows from the
-camera's pitch, which frames with sky have shown. As n has length one, A = h·|(α, β, γ - B)|, and
-1/z = (d - B)/A everywhere.
+A robust fit gives α, β and γ. In the sky 1/z is 0, so d is B there. Without sky, B follows from the
+camera's pitch, given or shown by earlier frames with sky: n = (sin r·cos p, cos r·cos p, sin p) at
+pitch p and roll r, so tan p = (γ - B) / hypot(α, β) whatever the roll. As n has length one,
+A = h·|(α, β, γ - B)|, and 1/z = (d - B)/A everywhere.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ TUKEY = 4.685
 
 @dataclass(frozen=True)
 class GroundSettings:
-    """When the road is trusted, and how fast the scale may follow it.
+    """Conditions under which the road gives metres.
 
-    camera_height_m: of the optical centre above the road. pitch_rad: downwards, used where there
-    is no sky; None: as frames with sky have shown it, and no metres before the first. min_road,
+    camera_height_m: of the optical centre above the road. pitch_rad: downwards, used for frames
+    without sky; None: as frames with sky have shown it, no metres before the first. min_road,
     min_sky: share of the image. max_residual: median deviation of the road from its plane, as a
-    share of the range of its inverse depth. smoothing: weight of the past
-    in the pitch, 0..1. max_depth_m: beyond it, +Inf.
+    share of the range of its inverse depth. smoothing: weight of the past in the pitch, 0..1.
+    max_depth_m: beyond it, +Inf.
     """
 
     camera_height_m: float
@@ -146,9 +147,9 @@ class GroundScale:
         sky = seen.depth[(seen.labels == self._sky) & finite]
         if sky.size >= settings.min_sky * seen.labels.size:
             shift = float(np.median(sky))
-            self._learn_pitch(math.atan2(gamma - shift, beta))
+            self._learn_pitch(math.atan2(gamma - shift, math.hypot(alpha, beta)))
         elif self._pitch_rad is not None:
-            shift = gamma - beta * math.tan(self._pitch_rad)
+            shift = gamma - math.hypot(alpha, beta) * math.tan(self._pitch_rad)
         else:
             raise NoGroundError(
                 f"sky is {sky.size / seen.labels.size:.1%} of the image, expected "

@@ -82,15 +82,20 @@ class CameraDepth:
     """Calibration and depth of one camera, frame by frame.
 
     camera_height_m: of the optical centre above the road; a relative variant then gives metres by
-    the road. 0: unknown. Raises ValueError where the height is not allowed.
+    the road. 0: unknown. camera_pitch_rad: downwards, for a camera that sees no sky; 0: unknown,
+    frames with sky show it. Raises ValueError if height or pitch are not allowed.
     """
 
-    def __init__(self, variant: Variant, camera_height_m: float = 0.0) -> None:
+    def __init__(
+        self, variant: Variant, camera_height_m: float = 0.0, camera_pitch_rad: float = 0.0
+    ) -> None:
         kind = variant.depth_head.kind
         self.by_ground = kind is DepthKind.RELATIVE and camera_height_m > 0
         self.has_metres = self.by_ground or kind is DepthKind.METRIC
         self.needs_calibration = self.by_ground or variant.depth_head.focal_px is not None
-        settings = GroundSettings(camera_height_m) if self.by_ground else None
+        settings = None
+        if self.by_ground:
+            settings = GroundSettings(camera_height_m, camera_pitch_rad or None)
         self._ground = GroundScale(settings, variant.labels) if settings else None
         self._ground_source: Hashable = None
         self._infos = CameraInfos()

@@ -13,6 +13,7 @@ from depthforge_ros.ground import (
     NoGroundError,
     robust_plane,
 )
+from depthforge_ros.occupancy import CameraPose
 from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
 from depthforge_ros.variant import load_labels
 
@@ -76,6 +77,31 @@ def test_without_sky_the_pitch_stands_in_for_it():
     settings = GroundSettings(height_m, pitch_rad=pitch_rad)
     depth, _ = GroundScale(settings, LABELS).metres(seen, frame.intrinsics)
     assert abs_rel(depth, frame.depth_m) < 0.02
+
+
+@pytest.mark.parametrize(("roll_rad", "pitch_rad"), [(0.0, 0.1), (0.15, 0.05), (-0.4, 0.12)])
+def test_roll_changes_neither_the_pitch_nor_the_metres(roll_rad, pitch_rad):
+    """A bare plane below a turned camera, without any error of rendering."""
+    height_m, K = 1.4, np.array([[200.0, 0, 159.5], [0, 200.0, 95.5], [0, 0, 1]])
+    # n in the optical frame is the third row of the pose's rotation, downwards.
+    normal = -CameraPose(height_m, roll_rad=roll_rad, pitch_rad=pitch_rad).rotation()[2]
+    y, x = np.mgrid[:192, :320]
+    rays = np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(x.shape)], -1)
+    nearness = rays @ normal / height_m  # 1/z
+    labels = np.where(nearness > 1 / 60, 0, 255).astype(np.uint8)  # road up to 60 m, nothing else
+    mask = np.full(labels.shape, 255, np.uint8)
+    seen = Prediction(labels, mask, (3 * nearness + 0.5).astype(np.float32), DepthKind.RELATIVE)
+    given = GroundScale(GroundSettings(height_m, pitch_rad=pitch_rad), LABELS)
+    depth_m, fit = given.metres(seen, K)
+    assert (fit.scale, fit.shift) == (pytest.approx(3.0, rel=1e-4), pytest.approx(0.5, abs=1e-4))
+    road = labels == 0
+    np.testing.assert_allclose(depth_m[road], 1 / nearness[road], rtol=1e-3)
+    with_sky = np.where(nearness < 0, LABELS.id_of("sky"), labels).astype(np.uint8)
+    sky = Prediction(with_sky, mask, np.maximum(seen.depth, 0.5), DepthKind.RELATIVE)
+    learning = GroundScale(GroundSettings(height_m), LABELS)
+    learning.metres(sky, K)
+    _, learned = learning.metres(seen, K)  # without sky, by the pitch of the frame before
+    assert learned.scale == pytest.approx(3.0, rel=1e-4)
 
 
 def test_labels_that_bleed_onto_cars_do_not_bend_the_plane():

@@ -57,7 +57,8 @@ class Stream:
     ) -> None:
         self.camera = camera
         self.statistics = statistics
-        self._depth = CameraDepth(variant, values().camera_height_m)
+        place = values().camera_height_m, values().camera_pitch_rad
+        self._depth = CameraDepth(variant, *place)
         self._spatial = Spatial(values(), variant.labels) if self._depth.has_metres else None
         spatial = {} if self._spatial is None else self._spatial.topics
         labels = variant.labels.painted(values().colors())
