@@ -16,6 +16,7 @@ from depthforge_ros.ros.monitor.listener import listening, spin
 from depthforge_ros.ros.monitor.report import Level, Report, reports_of
 
 REFRESH_S = 0.25
+RATE_S = 2.5
 STALE_S = 3.0
 """The node reports once a second; after three reports that did not come it is called silent."""
 
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--once",
         action="store_true",
-        help="print one report and exit: 0 for OK and WARN, 1 for ERROR",
+        help="print a report and exit: 0 for OK and WARN, 1 for ERROR",
     )
     parser.add_argument(
         "--timeout",
@@ -53,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
         if not watch.newest:
             print(f"depthforge status: {absence(node, args.node, args.timeout)}", file=sys.stderr)
             return 1
-        if args.once:
+        if args.once:  # rates need a second report
+            spin(
+                node, lambda: len(watch.before) < len(watch.newest), 0.05, time.monotonic() + RATE_S
+            )
             Console().print(screen(watch.rows(), STALE_S))
             return int(any(report.level >= Level.ERROR for report in watch.newest.values()))
         if not sys.stdout.isatty():
