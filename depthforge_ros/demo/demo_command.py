@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verb `depthforge demo`: drive, draw, report."""
+"""`depthforge demo`: play drives through the node, draw what it answered, report."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 import tempfile
@@ -12,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from depthforge_ros.demo import drives, output, pictures, report
-from depthforge_ros.demo.user_images import own_pictures
+from depthforge_ros.demo.figures import Figures
+from depthforge_ros.demo.user_images import user_pictures
 from depthforge_ros.engine import UNTRAINED
 from depthforge_ros.engine.load import default_checkpoint
 from depthforge_ros.frame import DepthKind
@@ -23,8 +25,8 @@ from depthforge_ros.ros.harness.read_recording import recorded
 from depthforge_ros.variant import Variant, load_variant
 
 FRAMES = 60
-OWN_FOV_DEG = 60.0
-OWN_FILM_HZ = 2.0  # one can look at every picture
+USER_FOV_DEG = 60.0
+USER_FILM_HZ = 2.0  # slow enough to look at every picture
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,15 +46,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, metavar="FOLDER", help="instead of rendered drives"
     )
     pictures_.add_argument(
-        "--fov", type=float, metavar="DEGREES", help=f"horizontal field of view ({OWN_FOV_DEG:g})"
+        "--fov", type=float, metavar="DEGREES", help=f"horizontal field of view ({USER_FOV_DEG:g})"
     )
     pictures_.add_argument(
-        "--film-rate", type=float, metavar="HZ", help=f"images a second ({OWN_FILM_HZ:g})"
+        "--film-rate", type=float, metavar="HZ", help=f"images a second ({USER_FILM_HZ:g})"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Drive, draw, report; 0, or 1 where the graph failed or the node is broken."""
+    """Run the demo; 0, or 1 if the graph failed or an output has a header that no image had."""
     _check(args)
     variant = load_variant(args.variant)
     checkpoint = args.checkpoint or _default_checkpoint(variant)
@@ -69,12 +71,12 @@ def run(args: argparse.Namespace) -> int:
         with (
             interruptible(),
             output.replacing(args.out) as work,
-            tempfile.TemporaryDirectory(prefix="depthforge-demo-") as own,
+            tempfile.TemporaryDirectory(prefix="depthforge-demo-") as prepared,
         ):
-            todo = _drives(args, work / "frames", Path(own))
+            found = _drives(args, work / "frames", Path(prepared))
             with graph.running(settings, work / "log.txt") as running:
                 rate_hz, rows = args.rate, []
-                for drive in todo:
+                for drive in found:
                     if rate_hz is None:  # all drives have images of one size
                         rate_hz = running.sustainable_hz(drive.folder, drive.fov_deg)
                         rate_hz = max(rate_hz, drive.frames / drive.longest_s)
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises ValueError naming the argument that cannot be."""
+    """Raise ValueError naming an argument that is not allowed."""
     foreign = ("frames",) if args.images else ("fov", "film_rate")
     given = ["--" + name.replace("_", "-") for name in foreign if getattr(args, name) is not None]
     if given:
@@ -107,7 +109,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _default_checkpoint(variant: Variant) -> str:
-    """The weights that ship with the variant, else random ones: a demo always runs."""
+    """Return "" for a variant with shipped weights, else UNTRAINED."""
     try:
         default_checkpoint(variant)
     except WeightsError:
@@ -115,11 +117,11 @@ def _default_checkpoint(variant: Variant) -> str:
     return ""
 
 
-def _drives(args: argparse.Namespace, frames: Path, own: Path) -> Iterable[drives.Drive]:
-    """What to drive through: the user's pictures, read at once, or drives rendered one by one."""
+def _drives(args: argparse.Namespace, frames: Path, prepared: Path) -> Iterable[drives.Drive]:
+    """Return the user's pictures, read at once, or drives that are rendered one by one."""
     if args.images:
-        fov_deg = args.fov or OWN_FOV_DEG
-        drive = own_pictures(args.images, fov_deg, args.film_rate or OWN_FILM_HZ, own)
+        fov_deg = args.fov or USER_FOV_DEG
+        drive = user_pictures(args.images, fov_deg, args.film_rate or USER_FILM_HZ, prepared)
         for note in drive.notes:
             print(note, file=sys.stderr)
         return [drive]
@@ -135,26 +137,31 @@ def _row(
     notice: str,
     work: Path,
 ) -> report.Row:
-    """One drive through the graph; its bag, film and contact sheet are in `work` afterwards."""
+    """Play one drive; write its bag, film, contact sheet and figures into `work`."""
     print(f"{drive.name}: {drive.frames} images at {rate_hz:.3g} Hz ...", flush=True)
     bag = work / f"{drive.name}_bag"
     driven = running.drive(drive.folder, drive.fov_deg, rate_hz, bag)
     kind = variant.depth_head.kind
     score = report.Score(drive.truth, len(variant.labels), kind)
     painter = pictures.Painter(variant.labels, kind)
+    film_painter = pictures.Painter(variant.labels, kind, pictures.FILM_TILE_PX)
     sheet = pictures.Sheet(driven.count(graph.SEMANTIC))
-    strip = None
+    figures = Figures(drive, variant.labels, kind)
+    shown = None
     with pictures.Film(work / f"{drive.name}.mp4", drive.film_hz) as film:
         seen_all = recorded(bag, graph.IMAGE_TOPIC, graph.SEMANTIC, running.depth_topic)
         for number, seen in enumerate(seen_all, start=1):
             score.add(seen)
+            figures.add(seen)
+            name = f"image {number}"
             answered = seen.labels is not None
-            if answered or strip is None:
-                strip = painter.strip(seen, f"image {number}")
+            if answered or shown is None:
+                shown = film_painter.quad(seen, name)
             if answered:
-                sheet.offer(strip)
-            film.add(strip)  # once more where the node dropped a frame, so that time goes on
-    captions = [f"{drive.name}: image, classes, depth (near is bright)", notice]
+                sheet.offer(functools.partial(painter.strip, seen, name))
+            film.add(shown)  # repeated for a dropped frame, so that time goes on
+    figures.write(work / f"{drive.name}.csv")
+    captions = [f"{drive.name}: image, classes, depth", notice]
     drawn = sheet.drawn([text for text in captions if text], variant.labels)
     drives.write_picture(work / f"{drive.name}.png", drawn)
     return report.row(drive, rate_hz, driven, running.depth_topic, score, film.written)

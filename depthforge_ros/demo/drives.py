@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendered streets to drive through, whose truth is known.
+"""Drives down rendered streets with exact truth.
 
-Loaded by every process that renders, so without torch and ROS.
+Every rendering process imports this module, so it needs neither torch nor ROS.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class Drive:
-    """A folder of images to be played.
+    """A folder of images to play.
 
-    film_hz: images a second at its natural speed. longest_s: it is played faster than the node
-    keeps up with rather than longer than that. truth: of each image by `fingerprint`, where known.
-    notes: what a person should know of it.
+    film_hz: images a second at natural speed. longest_s: longest playing time; a longer drive is
+    played faster than the node keeps up with. truth, names: of an image by its `fingerprint`, where
+    known. notes: remarks for the report.
     """
 
     name: str
@@ -54,18 +54,19 @@ class Drive:
     film_hz: float
     longest_s: float = math.inf
     truth: dict[str, Truth] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def fingerprint(rgb: np.ndarray) -> str:
-    """What an image is found by again after its way through the graph, whatever was dropped."""
+    """Return a hash of the pixels, by which a recorded image is matched with its truth and name."""
     return hashlib.sha256(np.ascontiguousarray(rgb)).hexdigest()
 
 
 def rendered(condition: str, frames: int, folder: Path) -> Drive:
-    """A drive down a street, written as PNG by as many processes as there are cores.
+    """Render a drive into PNG files, with one process per core.
 
-    Raises ValueError for a number of frames that cannot be, RuntimeError where a process dies.
+    Raise ValueError for a number of frames StreetDrive refuses, RuntimeError if a process dies.
     """
     drive = _drive(condition, frames)
     folder.mkdir(parents=True)
@@ -73,18 +74,19 @@ def rendered(condition: str, frames: int, folder: Path) -> Drive:
         min(len(os.sched_getaffinity(0)), frames), multiprocessing.get_context("spawn")
     )
     try:
-        with _ignored(signal.SIGINT):  # by those processes, which this one ends
+        with _ignored(signal.SIGINT):  # inherited by the processes; this one ends them
             jobs = [pool.submit(_render, condition, frames, i, folder) for i in range(frames)]
-        truths = dict(job.result() for job in jobs)
+        found = [job.result() for job in jobs]
     finally:
         pool.shutdown(cancel_futures=True)
     fov_deg = math.degrees(2 * math.atan(WIDTH_PX / 2 / drive.intrinsics[0, 0]))
-    return Drive(condition, folder, fov_deg, frames, RATE_HZ, LONGEST_S, truths)
+    names = {mark: f"{index:04d}.png" for index, (mark, _) in enumerate(found)}
+    return Drive(condition, folder, fov_deg, frames, RATE_HZ, LONGEST_S, dict(found), names)
 
 
 @contextmanager
 def _ignored(number: int) -> Iterator[None]:
-    """What is started meanwhile ignores the signal for ever."""
+    """Let processes that are started meanwhile ignore the signal."""
     previous = signal.signal(number, signal.SIG_IGN)
     try:
         yield
@@ -104,6 +106,6 @@ def _render(condition: str, frames: int, index: int, folder: Path) -> tuple[str,
 
 
 def write_picture(path: Path, rgb: np.ndarray) -> None:
-    """Write an rgb image by its suffix. Raises OSError."""
+    """Write an RGB image [H, W, 3] in the format of the suffix. Raise OSError."""
     if not cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
         raise OSError(f"{path} cannot be written")

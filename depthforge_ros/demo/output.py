@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a demo: an older demo stays as it is until the new one is finished."""
+"""The output folder of a demo, which replaces an older one only once it is finished."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from pathlib import Path
 
 PAGE = "index.html"
 GENERATOR = '<meta name="generator" content="depthforge demo">'
-"""What the page of a demo holds, and nobody else's: such a folder may be replaced."""
+"""Mark of the page of a demo; only a folder with such a page may be replaced."""
 
 _WORK = ".demo-"
 
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A folder to make a demo in; when the block ends well its content is that of `out`.
+    """Yield a work folder, whose content replaces that of `out` if the block succeeds.
 
-    Otherwise `out` is as it was. Raises ValueError where it is anything but a demo, or empty.
+    Otherwise `out` stays as it was. Raise ValueError if `out` is neither a demo nor empty.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is no folder; give another --out")
+        raise ValueError(f"{out} is not a folder; give another --out")
     if out.exists() and not (_is_demo(out) or all(p.name.startswith(_WORK) for p in out.iterdir())):
-        raise ValueError(f"{out} holds something else than a demo; give another --out")
+        raise ValueError(f"{out} contains something other than a demo; give another --out")
     fresh = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    # Within `out`, which may be the only place that is writable, and is one file system.
+    # Within `out`: on the same file system, and maybe the only writable place.
     work = Path(tempfile.mkdtemp(prefix=_WORK, dir=out))
     try:
         yield work
-        (work / PAGE).replace(out / PAGE)  # first: a half replaced demo is to be known as one
+        (work / PAGE).replace(
+            out / PAGE
+        )  # first, so that a half replaced demo is recognised as one
         for old in out.iterdir():
             if old not in (work, out / PAGE):
                 shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()

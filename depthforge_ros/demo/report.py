@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of a demo: counted, compared with the truth, printed, and put beside the pictures."""
+"""The figures of drives as a printed table and as an HTML page with the pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTICES = {
     UNTRAINED: "UNTRAINED weights, random numbers: classes and depth mean nothing.",
     INSTANT: "NO NETWORK ran, every answer is the same: classes and depth mean nothing.",
 }
-"""What has to be said of a checkpoint wherever its results are shown."""
+"""Warnings that stand wherever results of such a checkpoint are shown."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Row:
 
 
 class Score:
-    """Compares what was seen with the truth, where it is known."""
+    """Compares the answers of a drive with the truth, where it is known."""
 
     def __init__(self, truth: Mapping[str, Truth], classes: int, kind: DepthKind) -> None:
         self._truth, self._kind = truth, kind
         self._confusion, self._depth = Confusion(classes), DepthErrors()
 
     def add(self, seen: Seen) -> None:
-        """Add one frame; what did not come back is left out."""
+        """Add one frame; without an answer it is left out."""
         if not self._truth or seen.labels is None:
             return
         truth = self._truth[fingerprint(seen.rgb)]
@@ -66,7 +66,7 @@ class Score:
             self._depth.add(truth.depth_m, seen.depth, self._kind)
 
     def results(self) -> tuple[float | None, float | None, float | None]:
-        """mIoU, pixel accuracy, AbsRel; None where there was nothing to compare."""
+        """Return mIoU, pixel accuracy and AbsRel; None if there was nothing to compare."""
         if not self._confusion.counts.any():
             return None, None, None
         depth = self._depth.scores()
@@ -80,7 +80,7 @@ class Score:
 def row(
     drive: Drive, rate_hz: float, driven: Driven, depth_topic: str, score: Score, film: bool
 ) -> Row:
-    """The figures of a drive from what was recorded and what the node said."""
+    """Return the figures of a drive, from its recording and the node's diagnostics."""
     masks = driven.count(SEMANTIC)
     p50, p99 = driven.recorded.delay_percentiles_ms(SEMANTIC, 50, 99)
     mean_iou, accuracy, abs_rel = score.results()
@@ -127,7 +127,7 @@ HEADINGS = (
 
 
 def cells(row: Row) -> list[str]:
-    """The row as text, in the order of HEADINGS."""
+    """Return the row as text, in the order of HEADINGS."""
 
     def given(value: float | None, text: str) -> str:
         return "-" if value is None or math.isnan(value) else text.format(value)
@@ -149,7 +149,7 @@ def cells(row: Row) -> list[str]:
 
 
 def text(rows: list[Row], notice: str) -> str:
-    """Notice, aligned table and notes."""
+    """Return notice, aligned table and notes."""
     lines = [list(HEADINGS), *(cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     table = [
@@ -171,7 +171,7 @@ PAGE = """<!doctype html>
  .warning {{ background: #fff3cd; padding: .8rem 1rem; border-radius: 6px }}
  .quiet {{ color: #5f6b76 }}
 </style>
-<h1>What depthforge_ros saw</h1>
+<h1>Results of depthforge_ros</h1>
 {warning}
 <p class="quiet">{settings}</p>
 <table><tr>{headings}</tr>{rows}</table>
@@ -183,7 +183,7 @@ process. Wrong headers counts outputs whose stamp or frame no image had. {truth}
 
 
 def page(rows: list[Row], settings: str, notice: str) -> str:
-    """The report as one HTML page; pictures and films are expected beside it."""
+    """Return the report as an HTML page, which links the pictures and films beside it."""
     known = any(row.mean_iou is not None for row in rows)
     return PAGE.format(
         generator=GENERATOR,
@@ -194,7 +194,7 @@ def page(rows: list[Row], settings: str, notice: str) -> str:
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>"
             for row in rows
         ),
-        truth="The truth is exact: these streets are rendered." if known else "",
+        truth="Streets are rendered, so the truth is exact." if known else "",
         drives="".join(_section(row) for row in rows),
     )
 
@@ -206,4 +206,5 @@ def _section(row: Row) -> str:
     return (
         f'<h2>{name}</h2><ul class="quiet">{notes}</ul>{film}'
         f'<p><img src="{file}.png" alt="image, classes and depth of the drive {name}"></p>'
+        f'<p><a href="{file}.csv">Figures of every image</a></p>'
     )

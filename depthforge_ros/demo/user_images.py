@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user's own pictures as a drive."""
+"""A folder of the user's pictures as a drive."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from depthforge_ros.demo.drives import Drive
+from depthforge_ros.demo.drives import Drive, fingerprint
 from depthforge_ros.frame import Frame
 from depthforge_ros.ros.play.image_folder import decoded, image_files
 
 
-def own_pictures(images: Path, fov_deg: float, film_hz: float, folder: Path) -> Drive:
-    """The pictures in `images`, made ready to be played in the empty `folder`.
+def user_pictures(images: Path, fov_deg: float, film_hz: float, folder: Path) -> Drive:
+    """Return the pictures of `images` as a drive, linked or written into the empty `folder`.
 
-    A camera held upright says so in EXIF, which player and node ignore, as no street camera is
-    turned: such pictures are turned here. What is no image, or none that the node takes, is noted
-    and left out. Raises ValueError where nothing is left.
+    A picture that EXIF marks as turned is written upright, because the player ignores EXIF. A file
+    that is no image, or none that the node accepts, is left out with a note. Raise ValueError if no
+    picture is left.
     """
-    files, notes = image_files(images), []
+    files, notes, names = image_files(images), [], {}
     for index, path in enumerate(files):
         try:
-            _make_ready(path, folder / f"{index:06d}")
+            rgb = _prepare(path, folder / f"{index:06d}")
+            names[fingerprint(rgb)] = path.name
         except ValueError as error:
             notes.append(f"{path.name} skipped: {error}")
     if len(notes) == len(files):
         raise ValueError(f"no picture in {images} can be used: {'; '.join(notes)}")
     name = re.sub(r"[^\w.-]+", "_", images.resolve().name) or "pictures"
-    return Drive(name, folder, fov_deg, len(files) - len(notes), film_hz, notes=tuple(notes))
+    count = len(files) - len(notes)
+    return Drive(name, folder, fov_deg, count, film_hz, names=names, notes=tuple(notes))
 
 
-def _make_ready(path: Path, target: Path) -> None:
-    """Raises ValueError saying why the node would not take the picture."""
+def _prepare(path: Path, target: Path) -> np.ndarray:
+    """Link or write one picture; return it as RGB. Raise ValueError if the node would refuse it."""
     content = path.read_bytes()
     stored, upright = decoded(content), decoded(content, upright=True)
     if stored is None or upright is None:
@@ -44,3 +46,4 @@ def _make_ready(path: Path, target: Path) -> None:
         target.with_suffix(path.suffix).symlink_to(path.resolve())
     elif not cv2.imwrite(f"{target}.png", upright):
         raise OSError(f"{target}.png cannot be written")
+    return upright[..., ::-1]

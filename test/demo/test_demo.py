@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import signal
@@ -109,7 +110,9 @@ def test_rendered_drives_are_scored_against_their_exact_truth(tmp_path: Path) ->
     options = ("--frames", "3", "--checkpoint", "instant", "--rate", "2", "--out", out)
     done = demo(tmp_path / "tmp", *options)
     assert done.returncode == 0, done.stderr
-    files = {f"{name}{end}" for name in ("night", "snow") for end in ("_bag", ".mp4", ".png")}
+    files = {
+        f"{name}{end}" for name in ("night", "snow") for end in ("_bag", ".csv", ".mp4", ".png")
+    }
     assert {p.name for p in out.iterdir()} == {"index.html", "log.txt", "frames", *files}
     assert output.GENERATOR in (out / "index.html").read_text()
     notice = report.NOTICES["instant"]
@@ -149,8 +152,17 @@ def test_rendered_drives_are_scored_against_their_exact_truth(tmp_path: Path) ->
             assert [stamp_ns(m.header) for m in bag[f"/depthforge/{topic}"]] == list(masks)
             assert all(m.header == sent[stamp_ns(m.header)] for m in bag[f"/depthforge/{topic}"])
         assert "motorcycle" in bag["/depthforge/labels"][0].data
-        assert film(out / f"{name}.mp4") == (3, 10.0, (3 * 360, 216))
+        assert film(out / f"{name}.mp4") == (3, 10.0, (2 * 640, 2 * 384))
         assert cv2.imread(str(out / f"{name}.png")).shape[1] == 3 * 360
+        with (out / f"{name}.csv").open(encoding="utf-8") as file:
+            figures = {line["image"]: line for line in csv.DictReader(file)}
+        assert set(figures) == {"0000.png", "0001.png", "0002.png"}
+        answered = [line for line in figures.values() if line["answered"] == "yes"]
+        assert len(answered) == len(masks)
+        accuracies = [float(line["pixel_accuracy"]) for line in answered]
+        assert np.mean(accuracies) == pytest.approx(confusion.pixel_accuracy(), abs=1e-4)
+        assert answered[0]["classes"].count("%") >= 1
+        assert answered[0]["depth_unit"] == "m"
 
 
 def turned_jpeg(bgr: np.ndarray) -> bytes:
@@ -199,7 +211,14 @@ def test_own_pictures_of_every_kind(tmp_path: Path) -> None:
     for topic in ("semantic", "inverse_depth"):
         for message in bag[f"/depthforge/{topic}"]:
             assert (message.width, message.height) == sent[stamp_ns(message.header)]
-    assert film(out / "my_street_1.mp4") == (3, 5.0, (3 * 360, 240))
+    assert film(out / "my_street_1.mp4") == (3, 5.0, (2 * 640, 2 * 428))
+    with (out / "my_street_1.csv").open(encoding="utf-8") as file:
+        figures = list(csv.DictReader(file))
+    assert [line["image"] for line in figures] == ["2.png", "3.bmp", "10.jpg"]
+    answered = [line for line in figures if line["answered"] == "yes"]
+    assert answered
+    assert all(line["depth_unit"] == "relative inverse" for line in answered)
+    assert all(line["mean_iou"] == "" for line in answered)
 
 
 def test_a_wrong_checkpoint_is_one_line_and_leaves_the_old_demo(tmp_path: Path) -> None:
@@ -278,7 +297,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ([], "OUT holds something else than a demo; give another --out"),
+        ([], "OUT contains something other than a demo; give another --out"),
         (["--images", "EMPTY"], "EMPTY has no images; expected"),
         (["--images", "NONE"], "NONE does not exist"),
         (["--images", "BROKEN"], "no picture in BROKEN can be used: a.png skipped: no image"),

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from dds import Listener
@@ -92,10 +94,37 @@ def test_depth_is_bright_where_near_and_black_where_unknown() -> None:
     assert inverse[0] > inverse[1] > inverse[2]
 
 
+def test_every_depth_picture_has_a_bar_with_its_metres() -> None:
+    """Colours of the bar are those of the picture: 10 m is where its tick is."""
+    bar = pictures.depth_bar(360, DepthKind.METRIC)
+    assert bar.shape == (LINE_PX, 360, 3)
+    ticks = np.flatnonzero((bar[0] == 255).all(-1))
+    assert ticks.tolist() == [0, 84, 148, 211, 295]  # 2, 5, 10, 20, 50 m, logarithmic
+    ten_m = pictures.depth_picture(np.full((1, 1), 10, np.float32), DepthKind.METRIC)[0, 0]
+    assert np.abs(bar[0, 147].astype(int) - ten_m).max() <= 6
+    painter = pictures.Painter(LABELS, DepthKind.METRIC)
+    white, flat = np.full((100, 200, 3), 255, np.uint8), np.full((100, 200), 10, np.float32)
+    seen = Seen(1, white, np.zeros((100, 200), np.uint8), flat)
+    strip = painter.strip(seen, "")
+    np.testing.assert_array_equal(strip[-LINE_PX:, 720:], bar)
+    assert (painter.quad(seen, "").shape) == (360, 720, 3)
+    assert not (pictures.depth_bar(360, DepthKind.RELATIVE) == bar).all()
+
+
+def test_road_users_differ_in_colour_on_an_overlay() -> None:
+    """CIE76 difference in Lab at half opacity on grey; Cityscapes' bus and train have 9."""
+    users = ("person", "rider", "car", "truck", "bus", "motorcycle")
+    colors = np.array([c.color for c in LABELS.classes if c.name in users], np.float32)
+    mixed = (0.5 * colors + 30)[None] / 255  # [1, 6, 3]
+    lab = cv2.cvtColor(mixed, cv2.COLOR_RGB2LAB)[0]
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(6, 1)]
+    assert distance.min() > 25
+
+
 def test_the_sheet_shows_frames_from_the_whole_drive() -> None:
     sheet = pictures.Sheet(60)
     for index in range(60):
-        sheet.offer(np.full((40, 720, 3), index, np.uint8))
+        sheet.offer(functools.partial(np.full, (40, 720, 3), index, np.uint8))
     drawn = sheet.drawn(["title"], LABELS)
     rows = drawn[LINE_PX:][: 6 * 40 : 40, 400, 0]
     assert rows.tolist() == [5, 15, 25, 35, 45, 55]
