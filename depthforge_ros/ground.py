@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthforge_ros.frame import DepthKind, Prediction
+from depthforge_ros.pixel_rays import PixelRays, pixel_rays
 from depthforge_ros.variant import LabelSet
 
 SAMPLES = 4096
@@ -89,19 +90,21 @@ class GroundScale:
         """Forget the pitch: another camera, another image size, or a gap in time."""
         self._pitch_rad = self.settings.pitch_rad
 
-    def metres(self, seen: Prediction, intrinsics: np.ndarray) -> tuple[np.ndarray, GroundFit]:
-        """Depth [H, W] float32 in metres of a relative prediction, and the fit of this frame.
+    def metres(
+        self, seen: Prediction, camera: np.ndarray | PixelRays
+    ) -> tuple[np.ndarray, GroundFit]:
+        """Return depth [H, W] float32 in metres of a relative prediction, and the frame's fit.
 
         Only the pitch is carried from frame to frame. Scale and shift are the frame's own: the
         network chooses them anew for each image, so an average over frames would be wrong.
 
-        intrinsics: [3, 3] K of the prediction's size. Beyond range, and in the sky where depth
-        does not contradict the label, it is +Inf; where it does, and where relative depth is no
-        number, NaN (REP-117). Raises NoGroundError.
+        camera: [3, 3] intrinsics K of the prediction's size, or its rays. Beyond range, and in the
+        sky where depth does not contradict the label, depth is +Inf; where it does, and where
+        relative depth is no number, NaN (REP-117). Raises NoGroundError.
         """
         if seen.depth is None or seen.depth_kind is not DepthKind.RELATIVE:
             raise ValueError("expected a prediction with relative depth")
-        fit = self.fit(seen, intrinsics)
+        fit = self.fit(seen, camera)
         limit_m = self.settings.max_depth_m
         with np.errstate(divide="ignore", invalid="ignore"):
             nearness = (seen.depth - fit.shift) / fit.scale  # 1/z
@@ -111,13 +114,17 @@ class GroundScale:
         depth[~np.isfinite(seen.depth)] = np.nan
         return depth.astype(np.float32), fit
 
-    def fit(self, seen: Prediction, intrinsics: np.ndarray) -> GroundFit:
-        """The affine map of one frame alone. Raises NoGroundError."""
+    def fit(self, seen: Prediction, camera: np.ndarray | PixelRays) -> GroundFit:
+        """Return the affine map of one frame alone. Raises NoGroundError."""
         settings = self.settings
-        if not (np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
+        if isinstance(camera, np.ndarray) and not (
+            np.isfinite(camera).all() and camera[0, 0] > 0 and camera[1, 1] > 0
+        ):
             raise NoGroundError("the camera is not calibrated: K has no focal length")
+        rays_of_pixels = pixel_rays(camera, *seen.labels.shape)
         finite = np.isfinite(seen.depth)
-        rows, columns = np.nonzero((seen.labels == self._road) & finite)
+        known = finite & np.isfinite(rays_of_pixels.x + rays_of_pixels.y)
+        rows, columns = np.nonzero((seen.labels == self._road) & known)
         share = len(rows) / seen.labels.size
         if share < settings.min_road:
             raise NoGroundError(
@@ -126,14 +133,7 @@ class GroundScale:
         chosen = np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)
         rows, columns = rows[chosen], columns[chosen]
         d = seen.depth[rows, columns].astype(np.float64)  # [n]
-        rays = np.stack(
-            [
-                (columns - intrinsics[0, 2]) / intrinsics[0, 0],
-                (rows - intrinsics[1, 2]) / intrinsics[1, 1],
-                np.ones(len(rows)),
-            ],
-            axis=1,
-        )  # [n, 3]
+        rays = rays_of_pixels.at(rows, columns)  # [n, 3]
         plane, residual = robust_plane(rays, d)
         spread = float(np.subtract(*np.percentile(d, (95, 5))))
         residual /= max(spread, 1e-12)

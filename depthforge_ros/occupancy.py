@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from depthforge_ros.pixel_rays import PixelRays, pixel_rays
 from depthforge_ros.variant import LabelSet
 
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1
@@ -30,6 +31,9 @@ GAP_SHARE = 0.1
 distance. What hides in such a gap is at most a dip of a tenth of the camera's height."""
 
 _OTHER, _GROUND, _OBSTACLE = 0, 1, 2
+
+_OPTICAL_TO_BODY = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+"""z forward, x right, y down to x forward, y left, z up (REP-103)."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,39 @@ class CameraPose:
         if not 0.1 <= self.height_m <= 10.0:
             raise ValueError(f"height_m is {self.height_m}; expected 0.1..10")
 
+    @staticmethod
+    def from_transform(
+        translation: tuple[float, float, float], quaternion: tuple[float, float, float, float]
+    ) -> CameraPose:
+        """Return the pose of an optical frame in the base frame, as tf gives it.
+
+        translation: x, y, z in metres. quaternion: x, y, z, w. Raises ValueError for a height that
+        is not allowed, and for a quaternion of zeros.
+        """
+        x, y, z, w = quaternion
+        norm = x * x + y * y + z * z + w * w
+        if not 0 < norm < math.inf:
+            raise ValueError(f"quaternion is {quaternion}; expected a rotation")
+        s = 2 / norm
+        turn = np.array(
+            [
+                [1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w)],
+                [s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w)],
+                [s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y)],
+            ]
+        )
+        body = turn @ _OPTICAL_TO_BODY.T
+        return CameraPose(
+            height_m=translation[2],
+            x_m=translation[0],
+            y_m=translation[1],
+            roll_rad=math.atan2(body[2, 1], body[2, 2]),
+            pitch_rad=math.asin(min(max(-body[2, 0], -1.0), 1.0)),
+            yaw_rad=math.atan2(body[1, 0], body[0, 0]),
+        )
+
     def rotation(self) -> np.ndarray:
-        """Optical frame (x right, y down, z forward) to base frame: [3, 3]."""
+        """Return [3, 3] from optical frame (x right, y down, z forward) to base frame."""
         (sr, cr), (sp, cp), (sy, cy) = (
             (math.sin(angle), math.cos(angle))
             for angle in (self.roll_rad, self.pitch_rad, self.yaw_rad)
@@ -61,8 +96,7 @@ class CameraPose:
         roll = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
         pitch = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
         yaw = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-        body = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # optical to body
-        return yaw @ pitch @ roll @ body
+        return yaw @ pitch @ roll @ _OPTICAL_TO_BODY
 
 
 @dataclass(frozen=True)
@@ -153,20 +187,21 @@ class OccupancyMapper:
     def __init__(self, pose: CameraPose, settings: GridSettings, classes: GroundClasses) -> None:
         self.pose, self.settings = pose, settings
         self._kinds = classes.table()
-        self._rays: tuple[bytes, np.ndarray] | None = None
+        self._rays: tuple[PixelRays, np.ndarray] | None = None
 
     def __call__(
-        self, labels: np.ndarray, depth_m: np.ndarray, intrinsics: np.ndarray
+        self, labels: np.ndarray, depth_m: np.ndarray, camera: np.ndarray | PixelRays
     ) -> np.ndarray:
-        """Cells [y, x] int8 of a mask [H, W] uint8 and its depth [H, W] float32 in metres.
+        """Return cells [y, x] int8 of a mask [H, W] uint8 and its depth [H, W] float32 in metres.
 
         FREE: drivable pixels lie in the cell, on the ground, and nothing else below the height
         limit does. OCCUPIED: a pixel of an obstacle below that limit does. UNKNOWN: all the rest.
-        intrinsics: [3, 3] K of the mask's size. NaN and Inf in depth say nothing.
+        camera: [3, 3] intrinsics K of the mask's size, or its rays. NaN and Inf in depth and NaN
+        in rays say nothing.
         """
         settings, pose = self.settings, self.pose
         cells = settings.cells
-        rays = self._rays_of(intrinsics, *labels.shape)
+        rays = self._rays_in_base(pixel_rays(camera, *labels.shape))
         # Inf times a ray may be NaN; no comparison with NaN holds, so such pixels fall out.
         with np.errstate(invalid="ignore"):
             column = depth_m * rays[0] + np.float32(pose.x_m / settings.cell_m + cells / 2)
@@ -215,17 +250,14 @@ class OccupancyMapper:
                 FREE,
             )
 
-    def _rays_of(self, intrinsics: np.ndarray, height: int, width: int) -> np.ndarray:
+    def _rays_in_base(self, rays: PixelRays) -> np.ndarray:
         """Every pixel's ray of depth 1 m in the base frame, x and y in cells, z in metres:
         [3, H, W] float32.
         """
-        key = intrinsics.tobytes() + bytes(f"{width}x{height}", "ascii")
-        if self._rays is None or self._rays[0] != key:
-            x = (np.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0]  # [W]
-            y = (np.arange(height) - intrinsics[1, 2]) / intrinsics[1, 1]  # [H]
+        if self._rays is None or self._rays[0] is not rays:
             turn = self.pose.rotation() / np.array([[self.settings.cell_m]] * 2 + [[1.0]])
-            rays = [axis[0] * x + (axis[1] * y + axis[2])[:, None] for axis in turn]  # [H, W] each
-            self._rays = key, np.stack(rays).astype(np.float32)
+            turned = [axis[0] * rays.x + (axis[1] * rays.y + axis[2]) for axis in turn]  # [H, W]
+            self._rays = rays, np.stack(turned).astype(np.float32)
         return self._rays[1]
 
 

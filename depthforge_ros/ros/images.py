@@ -164,7 +164,9 @@ class ImageReader:
     def restart(self) -> None:
         """Forget the bits that were found."""
         self.sample_bits: int | None = None
-        """Bits of the latest image's 16-bit samples; None before the first such image."""
+        """Bits of the latest image's samples if they have 16; None otherwise."""
+        self.description = ""
+        """Encoding of the latest image, for people."""
         self._found_bits = SAMPLE_BITS[0]
 
     def __call__(
@@ -175,10 +177,15 @@ class ImageReader:
         encoding: of the pixels, in place of the message's own; empty: as the message says.
         sample_bits: significant bits of 16-bit samples, 9..16; 0: found. Raises BadImage.
         """
+        self.sample_bits = None
         if isinstance(msg, Image):
             rgb = self._raw(msg, encoding or msg.encoding, sample_bits)
         else:
             rgb = self._compressed(msg, encoding, sample_bits)
+        named = msg.encoding if isinstance(msg, Image) else msg.format
+        self.description = f"{encoding} (message: {named})" if encoding else named
+        if self.sample_bits:
+            self.description += f", {self.sample_bits} bits"
         return Frame(rgb, stamp_ns(msg.header), msg.header.frame_id)
 
     def _raw(self, msg: Image, encoding: str, sample_bits: int) -> np.ndarray:

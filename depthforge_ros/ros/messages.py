@@ -11,8 +11,9 @@ import json
 import math
 from typing import Any
 
+import cv2
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from depthforge_ros.frame import UNLABELLED
@@ -34,13 +35,17 @@ __all__ = [
     "focal_px",
     "frame_from_compressed",
     "frame_from_image",
+    "jpeg_message",
     "label_info_message",
     "labels_message",
     "mono8_message",
+    "png_message",
     "rgb8_message",
     "scaled_camera_info",
     "stamp_ns",
 ]
+
+JPEG_QUALITY = 80
 
 
 def mono8_message(header: Header, image: np.ndarray) -> Image:
@@ -56,6 +61,30 @@ def depth_message(header: Header, depth: np.ndarray) -> Image:
 def rgb8_message(header: Header, rgb: np.ndarray) -> Image:
     """An image [H, W, 3] uint8 as rgb8. The header is passed through unchanged."""
     return _image_message(header, rgb, "rgb8", np.dtype(np.uint8), 3)
+
+
+def jpeg_message(header: Header, rgb: np.ndarray) -> CompressedImage:
+    """An image [H, W, 3] uint8 as JPEG, with the format string of compressed_image_transport."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    options = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
+    return _file_message(header, bgr, ".jpg", options, "rgb8; jpeg compressed bgr8")
+
+
+def png_message(header: Header, image: np.ndarray) -> CompressedImage:
+    """An image [H, W] uint8 as PNG, without loss, with compressed_image_transport's format."""
+    options = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+    return _file_message(header, image, ".png", options, "mono8; png compressed ")
+
+
+def _file_message(
+    header: Header, image: np.ndarray, suffix: str, options: tuple[int, ...], packing: str
+) -> CompressedImage:
+    encoded, content = cv2.imencode(suffix, image, options)
+    if not encoded:
+        raise ValueError(f"image {list(image.shape)} cannot be encoded as {suffix}")
+    data = array.array("B")
+    data.frombytes(memoryview(content).cast("B"))
+    return CompressedImage(header=header, format=packing, data=data)
 
 
 def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:

@@ -6,7 +6,7 @@ Node and bag tools both use `CameraDepth`, so a bag annotated offline holds what
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,35 +15,9 @@ from std_msgs.msg import Header
 
 from depthforge_ros.frame import DepthKind, Frame, Prediction
 from depthforge_ros.ground import GroundScale, GroundSettings, NoGroundError
-from depthforge_ros.ros.messages import (
-    depth_message,
-    focal_px,
-    mono8_message,
-    scaled_camera_info,
-)
+from depthforge_ros.ros.calibration import Calibration, CalibrationError, CameraInfos
+from depthforge_ros.ros.messages import depth_message, mono8_message
 from depthforge_ros.variant import Variant
-
-
-class CameraInfos:
-    """The latest CameraInfo of each image geometry that was seen on the topic."""
-
-    MAX_GEOMETRIES = 8
-
-    def __init__(self) -> None:
-        # Replaced as a whole, never changed: one thread adds while another looks.
-        self._latest: dict[tuple[str, int, int], CameraInfo] = {}
-
-    def add(self, info: CameraInfo) -> None:
-        """Keep the message; the geometry that is longest without one is forgotten first."""
-        width = (info.roi.width or info.width) // max(info.binning_x, 1)
-        height = (info.roi.height or info.height) // max(info.binning_y, 1)
-        key = (info.header.frame_id, width, height)
-        others = [(k, v) for k, v in self._latest.items() if k != key]
-        self._latest = dict([*others[-(self.MAX_GEOMETRIES - 1) :], (key, info)])
-
-    def matching(self, frame: Frame) -> CameraInfo | None:
-        """Return the latest CameraInfo for the frame's optical frame and size, None without one."""
-        return self._latest.get((frame.frame_id, frame.width, frame.height))
 
 
 @dataclass(frozen=True)
@@ -83,54 +57,78 @@ class CameraDepth:
 
     camera_height_m: of the optical centre above the road; a relative variant then gives metres by
     the road. 0: unknown. camera_pitch_rad: downwards, for a camera that sees no sky; 0: unknown,
-    frames with sky show it. Raises ValueError if height or pitch are not allowed.
+    frames with sky show it. height_follows: `place` will give both. image_topic, info_topic,
+    publishers: see CameraInfos. Raises ValueError if height or pitch are not allowed, or if the
+    variant has no road.
     """
 
     def __init__(
-        self, variant: Variant, camera_height_m: float = 0.0, camera_pitch_rad: float = 0.0
+        self,
+        variant: Variant,
+        camera_height_m: float = 0.0,
+        camera_pitch_rad: float = 0.0,
+        *,
+        height_follows: bool = False,
+        image_topic: str = "",
+        info_topic: str = "",
+        publishers: Callable[[], int] = lambda: 1,
     ) -> None:
         kind = variant.depth_head.kind
-        self.by_ground = kind is DepthKind.RELATIVE and camera_height_m > 0
+        known = camera_height_m > 0 or height_follows
+        self.by_ground = kind is DepthKind.RELATIVE and known
         self.has_metres = self.by_ground or kind is DepthKind.METRIC
         self.needs_calibration = self.by_ground or variant.depth_head.focal_px is not None
-        settings = None
-        if self.by_ground:
-            settings = GroundSettings(camera_height_m, camera_pitch_rad or None)
-        self._ground = GroundScale(settings, variant.labels) if settings else None
+        self._labels = variant.labels
+        self._ground: GroundScale | None = None
         self._ground_source: Hashable = None
-        self._infos = CameraInfos()
+        if self.by_ground:
+            GroundScale(GroundSettings(camera_height_m or 1.0), variant.labels)  # if it has road
+        if camera_height_m > 0:
+            self.place(camera_height_m, camera_pitch_rad)
+        self._infos = CameraInfos(image_topic, info_topic, publishers)
+
+    def place(self, camera_height_m: float, camera_pitch_rad: float) -> None:
+        """Use this height above the road, and this pitch, from now on."""
+        settings = GroundSettings(camera_height_m, camera_pitch_rad or None)
+        if self.by_ground and (self._ground is None or self._ground.settings != settings):
+            self._ground = GroundScale(settings, self._labels)
 
     def add(self, info: CameraInfo) -> None:
         """Keep a CameraInfo for the frames that it describes."""
         self._infos.add(info)
 
-    def calibrate(self, frame: Frame) -> tuple[Frame, CameraInfo | None]:
-        """Return the frame with its focal length, and the CameraInfo that fits it.
+    def calibrate(
+        self, frame: Frame, rectified: str = "auto"
+    ) -> tuple[Frame, Calibration | None, str]:
+        """Return the frame with its focal length, its calibration, and "".
 
-        Both are as far as they are known: no CameraInfo fits, or K is zero, which means
-        uncalibrated.
+        Or, where no CameraInfo fits or calibrates it, the frame as it is, None and the reason.
+        rectified: see `calibration_of`.
         """
-        info = self._infos.matching(frame)
-        return frame if info is None else replace(frame, focal_px=focal_px(info)), info
+        try:
+            calibration = self._infos.calibration(frame, rectified)
+        except CalibrationError as error:
+            return frame, None, str(error)
+        return replace(frame, focal_px=calibration.focal_px()), calibration, ""
 
     def __call__(
         self,
         frame: Frame,
         seen: Prediction,
-        info: CameraInfo | None,
+        calibration: Calibration | None,
         limits: DepthLimits,
         source: Hashable,
         *,
         metres: bool = True,
     ) -> DepthImages:
-        """Return the depth images of a frame that `calibrate` returned with `info`.
+        """Return the depth images of a frame that `calibrate` returned with `calibration`.
 
         source: what produced the prediction, such as its settings. A pitch learned from one source,
         optical frame or image size is not used for another. metres: False: skip the road's fit.
         """
         by_ground = DepthImages()
         if metres and self._ground is not None:
-            by_ground = self._by_ground(frame, seen, info, source)
+            by_ground = self._by_ground(frame, seen, calibration, source)
         relative = seen.depth_kind is DepthKind.RELATIVE
         depth_m = limited(by_ground.metres if relative else seen.depth, limits.max_depth_m)
         certainty = seen.confidence, limits.min_confidence
@@ -142,26 +140,21 @@ class CameraDepth:
         )
 
     def _by_ground(
-        self, frame: Frame, seen: Prediction, info: CameraInfo | None, source: Hashable
+        self, frame: Frame, seen: Prediction, calibration: Calibration | None, source: Hashable
     ) -> DepthImages:
         """Relative depth in metres by the road, or the reason why the road gives none."""
-        if info is None or frame.focal_px is None:
+        if calibration is None:
             return DepthImages()
         source = (source, frame.frame_id, frame.width, frame.height)
         if source != self._ground_source:
             self._ground.reset()
             self._ground_source = source
         try:
-            depth_m, fit = self._ground.metres(seen, intrinsics(info, seen))
+            height, width = seen.labels.shape
+            depth_m, fit = self._ground.metres(seen, calibration.rays(width, height))
         except NoGroundError as error:
             return DepthImages(reason=str(error))
         return DepthImages(metres=depth_m, residual=fit.residual)
-
-
-def intrinsics(info: CameraInfo, seen: Prediction) -> np.ndarray:
-    """K [3, 3] in pixels of the prediction's size."""
-    height, width = seen.labels.shape
-    return scaled_camera_info(info, width, height).k.reshape(3, 3)
 
 
 def limited(depth_m: np.ndarray | None, max_depth_m: float) -> np.ndarray | None:
@@ -185,7 +178,7 @@ def planner_messages(
     header: Header,
     seen: Prediction,
     depth: DepthImages,
-    info: CameraInfo | None,
+    calibration: Calibration | None,
 ) -> dict[str, Image | CameraInfo]:
     """Messages by the names of their topics: masks, depth and CameraInfo of the prediction's size.
 
@@ -200,9 +193,9 @@ def planner_messages(
     for name, image in (("depth", depth.certain_m), ("inverse_depth", depth.inverse)):
         if name in requested and image is not None:
             messages[name] = depth_message(header, image)
-    if "camera_info" in requested and info is not None:
+    if "camera_info" in requested and calibration is not None:
         height, width = seen.labels.shape
-        scaled = scaled_camera_info(info, width, height)
+        scaled = calibration.scaled(width, height)
         scaled.header = header
         messages["camera_info"] = scaled
     return messages

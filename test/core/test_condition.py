@@ -104,7 +104,7 @@ def test_diagnostics_judge_by_the_parameters(
 ) -> None:
     statistics = Statistics()
     statistics.open_input()
-    statistics.record_condition(dataclasses.replace(GOOD, doubt=doubt))
+    statistics.note(condition=dataclasses.replace(GOOD, doubt=doubt))
     active = NodeStatus("active", checkpoint="trained.safetensors")
     report = status("depthforge", active, statistics.snapshot(), Parameters(**limits))
     assert report.level == level
@@ -117,7 +117,7 @@ def test_diagnostics_judge_by_the_parameters(
 def test_masks_that_mean_nothing_are_not_judged_by_their_doubt() -> None:
     statistics = Statistics()
     statistics.open_input()
-    statistics.record_condition(dataclasses.replace(GOOD, doubt=1.0))
+    statistics.note(condition=dataclasses.replace(GOOD, doubt=1.0))
     active = NodeStatus("active", checkpoint="untrained")
     report = status("depthforge", active, statistics.snapshot(), Parameters())
     assert report.message == "checkpoint 'untrained': masks mean nothing"

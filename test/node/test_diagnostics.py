@@ -10,12 +10,20 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from depthforge_ros.engine import INSTANT, UNTRAINED, Journal
 from depthforge_ros.ros.messages import ABSENT
-from depthforge_ros.ros.node.diagnostics import MEANINGLESS, EngineReport, NodeStatus, status
+from depthforge_ros.ros.node.diagnostics import (
+    MEANINGLESS,
+    EngineReport,
+    NodeStatus,
+    Source,
+    status,
+)
 from depthforge_ros.ros.node.parameters import Parameters
 from depthforge_ros.ros.node.statistics import Statistics
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-ACTIVE = NodeStatus("active", topic="/image", variant="nano", backend="eager", device="cpu")
+ACTIVE = NodeStatus(
+    "active", source=Source("/image", 1), variant="nano", backend="eager", device="cpu"
+)
 
 
 class Clock:
@@ -103,7 +111,12 @@ def test_silence_is_measured_from_the_last_frame_or_the_opening(
     clock.now_ms += 900
     assert judged(statistics)[0] == OK
     clock.now_ms += 200
-    assert judged(statistics) == (WARN, "no image yet on /image for 1.1 s")
+    nowhere = replace(ACTIVE, source=Source("/image", 0))
+    text = "no image yet on /image for 1.1 s"
+    assert judged(statistics, nowhere) == (WARN, f"{text}; it has no publisher")
+    level, message = judged(statistics)
+    assert level == WARN
+    assert message.startswith(f"{text}; 1 publisher(s) and nothing arrives: check its QoS and the")
     statistics.frame_in(clock(), clock())
     assert judged(statistics)[0] == OK
     clock.now_ms += 2000
@@ -133,15 +146,24 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
         notes=(("memory", "4 images at once"),),
     )
     situation = NodeStatus(
-        "active", "", "nano", "a.safetensors", "cuda:0", "eager", "bf16", "/cam/image", 1, engine
+        "active",
+        "",
+        "nano",
+        "a.safetensors",
+        "cuda:0",
+        "eager",
+        "bf16",
+        Source("/cam/image", 1),
+        engine,
     )
     statistics.open_input()
     clock.now_ms += 500
     statistics.frame_in(clock(), clock())
     statistics.frame_out(12_340_000, 45_670_000, 1920, 1080)
     statistics.drop("replaced")
-    statistics.camera_info_missing()
-    statistics.explain({"camera_info": "there is none"}, 0.0123)
+    statistics.add("missing_camera_info")
+    statistics.note(withheld={"camera_info": "there is none"}, ground_residual=0.0123)
+    statistics.note(input_encoding="mono16, 12 bits", calibration="rectified, P holds (D is zero)")
     made = status("depthforge: inference", situation, statistics.snapshot(), Parameters())
     assert (made.name, made.hardware_id) == ("depthforge: inference", "cuda:0")
     assert {entry.key: entry.value for entry in made.values} == {
@@ -152,6 +174,7 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
         "checkpoint": "a.safetensors",
         "input topic": "/cam/image",
         "input publishers": "1",
+        "input encoding": "mono16, 12 bits",
         "input size": "1920x1080",
         "frames in": "1",
         "frames out": "1",
@@ -159,6 +182,7 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
         "latency p50 ms": "12.3",
         "latency p99 ms": "12.3",
         "frame age ms": "45.7",
+        "calibration": "rectified, P holds (D is zero)",
         "camera_info: missing": "1",
         "label_info": ABSENT or "published",
         "ground": "residual 1.2%",
@@ -200,12 +224,14 @@ def test_an_output_that_is_withheld_is_a_warning_with_its_reason_until_it_is_not
     statistics: Statistics,
 ) -> None:
     statistics.open_input()
-    statistics.explain({"depth": "road is 0.1% of the image; expected 2.0%"})
+    statistics.note(
+        withheld={"depth": "road is 0.1% of the image; expected 2.0%"}, ground_residual=None
+    )
     assert judged(statistics) == (WARN, "no depth: road is 0.1% of the image; expected 2.0%")
-    statistics.explain({}, 0.01)
+    statistics.note(withheld={}, ground_residual=0.01)
     assert judged(statistics)[0] == OK
     assert statistics.snapshot().ground_residual == 0.01
-    statistics.explain({"depth": "no road"})
+    statistics.note(withheld={"depth": "no road"}, ground_residual=None)
     assert statistics.snapshot().ground_residual is None
     statistics.open_input()
     assert statistics.snapshot().withheld == {}
@@ -307,10 +333,10 @@ def test_a_listener_that_takes_nothing_is_named_by_what_it_listens_to(
 ) -> None:
     statistics.open_input()
     for seconds, level in ((0.9, OK), (1.1, WARN), (4.1, ERROR)):
-        statistics.unacknowledged({"semantic": seconds})
+        statistics.note(unacknowledged={"semantic": seconds})
         assert judged(statistics)[0] == level
-    assert judged(statistics)[1] == "listener stalled: semantic not taken for 4.1 s"
-    statistics.unacknowledged({})
+    assert judged(statistics)[1] == "listener stalled: semantic not acknowledged for 4.1 s"
+    statistics.note(unacknowledged={})
     assert judged(statistics)[0] == OK
 
 
@@ -319,18 +345,45 @@ def test_a_picture_that_is_not_drawn_is_a_warning_and_no_drop(
 ) -> None:
     statistics.open_input()
     statistics.frame_out(1, 1, 640, 480)
-    statistics.undrawn("error: no colour")
+    statistics.add("undrawn", undrawn_text="error: no colour")
     assert judged(statistics) == (WARN, "not drawn: 1; last: error: no colour")
     assert judged(statistics)[0] == OK
     assert statistics.snapshot().drops == {}
 
 
+def test_a_slow_viewer_is_no_error(clock: Clock, statistics: Statistics) -> None:
+    statistics.open_input()
+    statistics.frame_in(clock(), clock())
+    for output, level in (("depth", ERROR), ("overlay", WARN), ("semantic/compressed", WARN)):
+        statistics.note(unacknowledged={output: 60.0})
+        text = f"listener stalled: {output} not acknowledged for 60.0 s"
+        assert judged(statistics) == (level, text)
+
+
+def test_a_subscriber_that_needs_vision_msgs_is_a_warning_where_it_is_absent(
+    clock: Clock, statistics: Statistics
+) -> None:
+    statistics.open_input()
+    statistics.frame_in(clock(), clock())
+    waiting = replace(ACTIVE, source=Source("/image", 1, label_info_listeners=2))
+    assert judged(statistics, waiting) == (WARN, f"no label_info: {ABSENT}, and 2 subscribe to it")
+
+
+def test_a_doubtful_calibration_is_a_warning(clock: Clock, statistics: Statistics) -> None:
+    statistics.open_input()
+    statistics.frame_in(clock(), clock())
+    statistics.note(calibration_warning="K and P differ by 12.0%")
+    assert judged(statistics) == (WARN, "K and P differ by 12.0%")
+
+
 def test_all_causes_are_told_and_the_worst_one_first(clock: Clock, statistics: Statistics) -> None:
     statistics.open_input()
     statistics.frame_in(clock(), 0)
-    statistics.explain({"depth": "no road"})
-    clock.now_ms += 6000
+    statistics.note(withheld={"depth": "no road"}, ground_residual=None)
+    assert judged(statistics) == (WARN, "no depth: no road")
+    statistics.frame_in(clock(), 0)
+    clock.now_ms += 6000  # what was withheld from the last frame says nothing any more
     assert judged(statistics, limits=Parameters(drop_stale=False)) == (
         ERROR,
-        "input stalled: no image on /image for 6.0 s; no depth: no road; stamps are zero: 1",
+        "input stalled: no image on /image for 6.0 s; stamps are zero: 1",
     )

@@ -68,7 +68,7 @@ BUSY = """
 import sys, time
 from depthforge_ros.engine.fake import FakeEngine
 from depthforge_ros.pipeline import Pipeline
-from depthforge_ros.ros.node import node
+from depthforge_ros.ros.node import node, process
 from depthforge_ros.variant import load_variant
 
 class Busy(FakeEngine):
@@ -78,7 +78,7 @@ class Busy(FakeEngine):
 
 node.load_pipeline = lambda *_: Pipeline(Busy(load_variant("nano")))
 node.JOIN_TIMEOUT_S = 1.5
-sys.exit(node.main())
+sys.exit(process.main())
 """
 
 

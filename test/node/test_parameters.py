@@ -32,6 +32,9 @@ OTHER_VALUES: dict[str, Any] = {
     "cameras": ("front", "left"),
     "encoding": "bayer_rggb8",
     "sample_bits": 12,
+    "rectified": "true",
+    "complete_sets": True,
+    "camera_poses": "front 1 0.5 1.4 0 0.1 -1.57",
     "mode": "slide",
     "short_side_px": 256,
     "max_batch": 3,
@@ -81,7 +84,7 @@ def test_every_parameter_is_read() -> None:
     """As an attribute that is no method, in a file other than the one that declares it or in what
     it offers.
     """
-    read, readers = set(), ("pipeline_settings", "image_sizes", "colors")
+    read, readers = set(), ("pipeline_settings", "image_sizes", "colors", "poses")
     for path in (ROOT / "depthforge_ros" / "ros").rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         if path.name == "parameters.py":
@@ -125,8 +128,8 @@ def test_descriptors_carry_type_range_and_description() -> None:
     _, batch = described["max_batch"]
     assert (batch.integer_range[0].from_value, batch.integer_range[0].to_value) == (1, 64)
     assert described["mode"][1].additional_constraints == "One of whole, slide."
-    read_only = {name for name, (_, d) in described.items() if d.read_only}
-    assert read_only == {n for n, f in FIELDS.items() if f.metadata["effect"] is Effect.STARTUP}
+    # A dump must be loadable, so read-only is only what rclpy declares so.
+    assert not any(d.read_only for _, d in described.values())
     assert all(len(d.description) > 30 for _, d in described.values())
 
 
@@ -166,6 +169,16 @@ def test_descriptors_carry_type_range_and_description() -> None:
             "depth_confidence_threshold is 1.5; expected 0.0..1.0",
         ),
         ({"encoding": "rgb24"}, "encoding is 'rgb24'; expected nothing, or one of rgb8, bgr8"),
+        ({"camera_poses": "front 1 2"}, "camera_poses has 'front 1 2'; expected CAMERA x y z roll"),
+        (
+            {"camera_poses": "rear 0 0 1 0 0 0, rear 0 0 1 0 0 0"},
+            "camera_poses has 'rear' twice; expected it once",
+        ),
+        (
+            {"cameras": ("front",), "camera_poses": "front 0 0 0 0 0 0"},
+            "camera_poses has 'front 0 0 0 0 0 0'; expected CAMERA x y z roll pitch yaw, several "
+            "joined by commas: height_m is 0.0; expected 0.1..10",
+        ),
         ({"sample_bits": 8}, "sample_bits is 8; expected 0 or 9..16"),
         ({"max_rate_hz": -1.0}, "max_rate_hz is -1.0; expected 0.0..1000.0"),
         ({"full_size": False, "overlay_opacity": 2.0}, "overlay_opacity is 2.0; expected 0.0..1.0"),
@@ -211,13 +224,20 @@ def test_parameters_and_ground_allow_the_same_heights(height_m: float) -> None:
     assert allowed == [0.1 <= height_m <= 10.0] * 2
 
 
-@pytest.mark.parametrize("name", [n for n in FIELDS if n != "autostart"])
+@pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("unconfigured", [True, False])
 def test_a_value_acts_when_it_says_so(name: str, unconfigured: bool) -> None:
     current = Parameters()
     assert OTHER_VALUES[name] != getattr(current, name)
     after, answer = changed(current, {name: OTHER_VALUES[name]}, unconfigured=unconfigured)
-    if FIELDS[name].metadata["effect"] is Effect.LIVE or unconfigured:
+    effect = FIELDS[name].metadata["effect"]
+    if effect is Effect.STARTUP:
+        assert not answer.successful
+        assert (
+            answer.reason == f"'{name}' is read once at the start; give it when the node is started"
+        )
+        assert after is current
+    elif effect is Effect.LIVE or unconfigured:
         assert answer.successful
         assert after == dataclasses.replace(current, **{name: OTHER_VALUES[name]})
     else:

@@ -12,7 +12,9 @@ from nav_msgs.msg import OccupancyGrid
 from nodes import HEIGHT, WIDTH, Bench, camera_info_message, image_message, running_node
 from sensor_msgs.msg import Image, PointCloud2
 
+from depthforge_ros.occupancy import CameraPose
 from depthforge_ros.ros.messages import ABSENT
+from depthforge_ros.ros.node.camera_poses import configured_pose, pose_source
 from depthforge_ros.ros.node.parameters import Parameters
 from depthforge_ros.ros.node.spatial_outputs import POINT, Spatial
 from depthforge_ros.variant import load_labels
@@ -27,6 +29,7 @@ def test_points_and_grid_arrive_beside_the_mask_they_belong_to(tmp_path: Path) -
         "drivable_cell_m": 0.5,
         "drivable_range_m": 10.0,
         "ground_tolerance_m": 2.0,
+        "stall_after_s": 3.0,
     }
     domain = own_domain()
     with Bench(domain) as bench, running_node(domain, tmp_path, **parameters) as node:
@@ -36,8 +39,8 @@ def test_points_and_grid_arrive_beside_the_mask_they_belong_to(tmp_path: Path) -
         heard = (masks, depths, clouds, grids)
         bench.exchange(image_message(0), masks)
         assert (clouds, grids) == ([], [])  # no camera_info, no rays
-        bench.wait_for("withheld: points", "no camera_info for 96x64 in frame 'front_optical'")
-        bench.wait_for("withheld: drivable", "no camera_info for 96x64 in frame 'front_optical'")
+        bench.wait_for("withheld: points", "no camera_info on /camera_info")
+        bench.wait_for("withheld: drivable", "no camera_info on /camera_info")
         bench.send(camera_info_message())
         bench.drain()
         bench.exchange(image_message(1), grids)
@@ -77,16 +80,34 @@ def values(message: Image, dtype: type) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "topics"),
+    ("parameters", "camera", "place"),
     [
-        ({}, {"points"}),
-        ({"camera_height_m": 1.5}, {"points", "drivable"}),
-        ({"camera_height_m": 1.5, "cameras": ("front",)}, {"points", "drivable"}),
-        ({"camera_height_m": 1.5, "cameras": ("front", "rear")}, {"points"}),
+        ({}, "", None),
+        ({"camera_height_m": 1.5, "camera_yaw_rad": 0.5}, "", CameraPose(1.5, yaw_rad=0.5)),
+        ({"camera_height_m": 1.5, "cameras": ("front",)}, "front", CameraPose(1.5)),
+        ({"camera_height_m": 1.5, "cameras": ("front", "rear")}, "rear", None),
+        (
+            {"cameras": ("front", "rear"), "camera_poses": "rear -1 0.5 1.4 0 0.1 3.14"},
+            "rear",
+            CameraPose(1.4, -1.0, 0.5, 0.0, 0.1, 3.14),
+        ),
     ],
 )
-def test_there_is_a_grid_where_one_camera_has_its_place(parameters: dict, topics: set) -> None:
-    assert set(Spatial(Parameters(**parameters), load_labels("cityscapes")).topics) == topics
+def test_parameters_place_one_camera_or_each_by_its_name(
+    parameters: dict, camera: str, place: CameraPose | None
+) -> None:
+    values = Parameters(**parameters)
+    assert configured_pose(values, camera) == place
+    # tf is asked about cameras that the parameters do not place, and about no other.
+    found = pose_source(values, camera, lambda _: CameraPose(9.0))
+    assert found("optical") == (place or CameraPose(9.0))
+    assert (pose_source(values, camera, None) is None) == (place is None)
+
+
+def test_there_is_a_grid_where_somebody_knows_the_camera() -> None:
+    labels = load_labels("cityscapes")
+    assert set(Spatial(Parameters(), labels, grid=False).topics) == {"points"}
+    assert set(Spatial(Parameters(), labels, grid=True).topics) == {"points", "drivable"}
 
 
 @pytest.mark.parametrize(
@@ -100,4 +121,4 @@ def test_there_is_a_grid_where_one_camera_has_its_place(parameters: dict, topics
 def test_a_grid_that_cannot_be_is_refused(parameters: dict, problem: str) -> None:
     values = Parameters(camera_height_m=1.5, **parameters)
     with pytest.raises(ValueError, match=problem):
-        Spatial(values, load_labels("cityscapes"))
+        Spatial(values, load_labels("cityscapes"), grid=True)

@@ -34,6 +34,7 @@ from depthforge_ros.ros.bags.reader import (
     own_topic,
 )
 from depthforge_ros.ros.bags.resumable_writer import SegmentedBag
+from depthforge_ros.ros.calibration import Calibration
 from depthforge_ros.ros.images import BadImage
 from depthforge_ros.ros.messages import labels_message
 from depthforge_ros.ros.metric import NO_LIMITS, CameraDepth, DepthLimits, planner_messages
@@ -245,8 +246,8 @@ class _Annotator:
         progress = self._bag.progress
         try:
             frame, header = frame_from_raw(kind, raw)
-            frame, info = self._depths[topic].calibrate(frame)
-            self._write(camera, header, frame, info, time_ns)
+            frame, calibration, _ = self._depths[topic].calibrate(frame)
+            self._write(camera, header, frame, calibration, time_ns)
             progress["frames"] += 1
         except BadImage as error:
             progress[f"refused {error.cause}"] += 1
@@ -256,18 +257,23 @@ class _Annotator:
         self._bar.update()
 
     def _write(
-        self, camera: Camera, header: Header, frame: Frame, info: CameraInfo | None, time_ns: int
+        self,
+        camera: Camera,
+        header: Header,
+        frame: Frame,
+        calibration: Calibration | None,
+        time_ns: int,
     ) -> None:
         """Infer a frame and write the results, those that the node publishes for planners."""
         pipeline, depths = self._pipeline, self._depths[camera.topic]
         seen = pipeline(frame)
-        depth = depths(frame, seen, info, self._limits, pipeline.settings)
+        depth = depths(frame, seen, calibration, self._limits, pipeline.settings)
         if seen.depth is None:
             self._bag.progress["without depth"] += 1
         if depths.by_ground and depth.metres is None:
             self._bag.progress["without metres"] += 1
         types = self._outputs[camera.topic]
-        for name, message in planner_messages(types, header, seen, depth, info).items():
+        for name, message in planner_messages(types, header, seen, depth, calibration).items():
             raw = serialize_message(message)
             self._bag.write(f"{camera.prefix}/{name}", types[name], time_ns, raw)
 

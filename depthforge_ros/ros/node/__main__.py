@@ -3,6 +3,6 @@
 
 import sys
 
-from depthforge_ros.ros.node.node import main
+from depthforge_ros.ros.node.process import main
 
 sys.exit(main())

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of the cameras of one node, and the topics that follow from them. No ROS here."""
+"""Names of the cameras of one node, and their topics."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
 
 UNNAMED = ""
 """The only camera of a node whose topics have no name in between."""
@@ -35,3 +39,36 @@ def camera_names(given: Iterable[str]) -> tuple[str, ...]:
 def topic_of(camera: str, topic: str) -> str:
     """The topic of a camera: `front/image`; `image` where the camera has no name."""
     return f"{camera}/{topic}" if camera else topic
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Resolved names of a camera's inputs."""
+
+    image: str = ""
+    camera_info: str = ""
+
+
+MESSAGES: dict[str, type] = {"raw": Image, "compressed": CompressedImage}
+"""Message of each image_transport."""
+
+
+def input_topics(node: Node, camera: str, transport: str) -> Topics:
+    """Return the names of a camera's topics after remapping.
+
+    As image_transport has it, the compressed image and the CameraInfo are beside the resolved
+    `image`, unless they are remapped themselves.
+    """
+    image = node.resolve_topic_name(topic_of(camera, "image"))
+    compressed, info = f"{image}/compressed", f"{image.rpartition('/')[0]}/camera_info"
+    return Topics(
+        image if transport == "raw" else _remapped(node, camera, "image/compressed") or compressed,
+        _remapped(node, camera, "camera_info") or info,
+    )
+
+
+def _remapped(node: Node, camera: str, topic: str) -> str | None:
+    """The resolved name of a camera's topic if a remapping changes it, None otherwise."""
+    name = topic_of(camera, topic)
+    resolved = node.resolve_topic_name(name)
+    return None if resolved == node.resolve_topic_name(name, only_expand=True) else resolved

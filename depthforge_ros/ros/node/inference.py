@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One network and the cameras that share it, from configure to cleanup. Read `Inference` first.
 
-Callbacks only leave a message; which one comes next is the schedule's to say, and what happens to
-it is the stream's (stream.py).
+Callbacks only submit a message. The schedule (schedule.py) decides which one is next, and the
+camera's stream (camera_stream.py) what is done with it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from rclpy.lifecycle import LifecycleNode
 
 from depthforge_ros.frame import Prediction
+from depthforge_ros.ros.node.camera_names import Topics
+from depthforge_ros.ros.node.camera_poses import PoseSource, configured_pose
 from depthforge_ros.ros.node.camera_stream import Stream
 from depthforge_ros.ros.node.frames_in_flight import Job, Received
 from depthforge_ros.ros.node.parameters import Parameters
@@ -32,20 +34,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What the network sees in a frame, inferred by the values."""
+    """A frame and its prediction."""
 
     job: Job
     seen: Prediction
-    values: Parameters
 
 
 class Inference:
     """A loaded pipeline, the streams of its cameras and the threads between them.
 
-    statistics: by camera, which says which cameras there are. values: gives the parameters of the
-    moment; a frame reads them once, at the beginning of its inference. Raises ValueError where
-    metres by the road are asked for and the variant knows no road, or where ~/drivable or the
-    palette names classes that it does not have, and what rclpy raises for a QoS override.
+    statistics: by camera; its keys are the cameras. values: returns the current parameters. topics:
+    of the inputs, by camera. tf: gives poses of cameras that the parameters do not place. Raises
+    ValueError if metres by the road are requested and the variant has no road, or if ~/drivable or
+    the palette names classes that it does not have, and what rclpy raises for a QoS override.
     """
 
     def __init__(
@@ -55,18 +56,25 @@ class Inference:
         statistics: Mapping[str, Statistics],
         values: Callable[[], Parameters],
         *,
+        topics: Mapping[str, Topics] | None = None,
+        tf: PoseSource | None = None,
         overlap: bool | None = None,
     ) -> None:
         """overlap: whether the next frame is converted and the last one published while one is
-        inferred; None: where the network runs beside the CPU, whose cores that would take from it.
+        inferred; None: if the network does not run on the CPU, whose cores that would take.
         """
         self.pipeline = pipeline
-        self._values = values
         variant = pipeline.engine.variant
-        if values().camera_height_m > 0 and len(statistics) > 1:
+        nobody = sorted(values().poses().keys() - statistics.keys())
+        if nobody:
+            raise ValueError(
+                f"camera_poses names {', '.join(nobody)}; cameras are {', '.join(statistics)}"
+            )
+        unplaced = [camera for camera in statistics if configured_pose(values(), camera) is None]
+        if values().camera_height_m > 0 and unplaced and tf is None:
             node.get_logger().warning(
-                f"no ~/drivable: the camera_ parameters place one camera, and there are "
-                f"{len(statistics)}"
+                f"no ~/drivable for {', '.join(unplaced)}: the camera_ parameters place a single "
+                "camera; set camera_poses, or install tf2_ros"
             )
         if overlap is None:
             overlap = pipeline.engine.device.type != "cpu"
@@ -76,7 +84,10 @@ class Inference:
         self.streams: dict[str, Stream] = {}
         try:
             for camera, counts in statistics.items():
-                self.streams[camera] = Stream(node, camera, variant, counts, values, self._submit)
+                of_camera = (topics or {}).get(camera, Topics())
+                self.streams[camera] = Stream(
+                    node, camera, of_camera, variant, counts, values, self._submit, tf
+                )
         except Exception:
             self._close_outputs()
             raise
@@ -92,7 +103,7 @@ class Inference:
             ]
 
     def open_input(self) -> None:
-        """Frames are welcome from now on, and published."""
+        """Accept and publish frames from now on."""
         for stream in self.streams.values():
             stream.open_input()
 
@@ -105,7 +116,7 @@ class Inference:
                 self.streams[camera].statistics.drop(INACTIVE)
 
     def close(self, timeout_s: float) -> bool:
-        """End the threads and destroy the publishers. Returns False where inference goes on."""
+        """End the threads and destroy the publishers. Returns False if inference goes on."""
         until_s = time.monotonic() + timeout_s
         self.close_input()
         if self._deliveries is not None:
@@ -126,7 +137,7 @@ class Inference:
     def paint(self, values: Parameters) -> None:
         """Draw in the colours of the values from now on.
 
-        Raises ValueError where they name classes that the network does not have; nothing is changed
+        Raises ValueError if they name classes that the network does not have; nothing is changed
         then.
         """
         labels = self.pipeline.engine.variant.labels.painted(values.colors())
@@ -134,7 +145,7 @@ class Inference:
             stream.outputs.paint(labels)
 
     def publish_labels(self, threshold: float) -> None:
-        """Send the label set on every camera's topics of it.
+        """Send the label set on each camera's latched topics.
 
         threshold: the confidence below which pixels are unlabelled.
         """
@@ -149,25 +160,26 @@ class Inference:
         return (self._arrivals or self._schedule).put(received.camera, received)
 
     def _together(self, item: Received | Job) -> tuple[Hashable, int]:
-        """Frames that the engine takes in one call belong together, as many as it takes."""
+        """Return what the engine can infer in one call: equal keys, and how many at most."""
         size = None if len(self.streams) == 1 else item.size
         if size is None:
             return ALONE
         try:
-            return self.pipeline.batching(*size, self._values().pipeline_settings())
-        except Exception:  # a size that no frame has; said where it is worked on
+            settings = item.values.pipeline_settings()
+            key, most = self.pipeline.batching(*size, settings)
+        except Exception:  # a size that no frame has; reported when the item is worked on
             return ALONE
+        return (key, settings), most
 
     def _work(self, batch: list[Received | Job]) -> None:
-        """Frames of several cameras, from message to messages."""
+        """Infer a batch of frames of several cameras, and publish or hand over the results."""
         with ExitStack() as work:
             accounts = {item.camera: work.enter_context(ExitStack()) for item in batch}
             for camera, account in accounts.items():
                 account.enter_context(self.streams[camera].statistics.working())
-            values = self._values()
             jobs = [job for item in batch if (job := self._prepared(item))]
-            for job, seen in self._seen(jobs, values):
-                delivery = Delivery(job, seen, values)
+            for job, seen in self._infer(jobs):
+                delivery = Delivery(job, seen)
                 if self._deliveries is None:
                     self._publish(delivery)
                 elif not self._deliveries.put(delivery):
@@ -175,7 +187,7 @@ class Inference:
                 accounts[job.camera].close()  # the others are still worked on
 
     def _convert(self, arrived: list[Received]) -> None:
-        """Make ready, while another frame is inferred, what is inferred next."""
+        """Prepare the next frames while others are inferred."""
         for received in arrived:
             job = self._prepared(received)
             if job is not None and self._schedule.put(job.camera, job):
@@ -185,12 +197,12 @@ class Inference:
         with self.streams[delivery.job.camera].statistics.working():
             self._publish(delivery)
 
-    def _seen(self, jobs: list[Job], values: Parameters) -> Iterator[tuple[Job, Prediction]]:
-        """What the network sees in the frames, in their order, without those that fail."""
+    def _infer(self, jobs: list[Job]) -> Iterator[tuple[Job, Prediction]]:
+        """Yield the predictions of frames of equal settings, in order, without those that fail."""
         if not jobs:
             return
         try:
-            settings = values.pipeline_settings()
+            settings = jobs[0].values.pipeline_settings()
             predictions = self.pipeline.batch(
                 [job.frame for job in jobs], [job.depth for job in jobs], settings
             )
@@ -198,8 +210,8 @@ class Inference:
             if len(jobs) == 1:
                 self.streams[jobs[0].camera].failed(error)
                 return
-            for job in jobs:  # what one camera's frame breaks costs the others nothing
-                yield from self._seen([job], values)
+            for job in jobs:  # a frame that fails must not cost other cameras theirs
+                yield from self._infer([job])
             return
         yield from zip(jobs, predictions, strict=True)
 
@@ -217,7 +229,7 @@ class Inference:
     def _publish(self, delivery: Delivery) -> None:
         stream = self.streams[delivery.job.camera]
         try:
-            stream.deliver(delivery.job, delivery.seen, delivery.values)
+            stream.deliver(delivery.job, delivery.seen)
         except Exception as error:
             stream.failed(error)
 
@@ -232,10 +244,10 @@ class Inference:
 def load_pipeline(
     values: Parameters, attach: Callable[[Journal], None], keep_going: Callable[[], bool]
 ) -> Pipeline:
-    """The pipeline that the parameters describe, its engine compiled and checked.
+    """Return the pipeline that the parameters describe, its engine compiled and checked.
 
-    attach: gets the journal of what becomes of the engine, before anything does. Raises ValueError
-    or OSError with a reason, AbandonedError once the pipeline is abandoned.
+    attach: gets the journal of the engine before anything is written to it. Raises ValueError or
+    OSError with a reason, AbandonedError once keep_going() is false.
     """
     variant = load_variant(values.variant)
     # Only here: seconds in which a node that starts already reports. Services wait, as configure
@@ -266,7 +278,7 @@ def load_pipeline(
 
 @functools.cache
 def _default_threads() -> int:
-    """What PyTorch chose by itself, asked before anybody changes it."""
+    """Return PyTorch's own choice, asked before it is changed."""
     import torch
 
     return torch.get_num_threads()

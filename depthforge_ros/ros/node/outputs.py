@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's publishers: which of them somebody listens to, and what each one sends."""
+"""Publishers of one camera's outputs: which of them have a listener, and what each one sends."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from depthforge_ros.frame import UNLABELLED, DepthKind, Frame, Prediction
 from depthforge_ros.legend import legend
+from depthforge_ros.ros.calibration import Calibration
 from depthforge_ros.ros.messages import (
     ABSENT,
     LabelInfo,
+    jpeg_message,
     label_info_message,
     labels_message,
+    png_message,
     rgb8_message,
 )
 from depthforge_ros.ros.metric import DepthImages, planner_messages
 from depthforge_ros.ros.node.camera_names import UNNAMED, topic_of
+from depthforge_ros.ros.node.parameters import Parameters
 from depthforge_ros.variant import LabelSet
 
 LEGEND_WIDTH_PX = 320
 
-FOR_PEOPLE = frozenset({"semantic_color", "overlay"})
-"""Outputs that are drawn after all others are published: no planner waits for a picture."""
-
 
 def output_qos(durability: DurabilityPolicy = DurabilityPolicy.VOLATILE) -> QoSProfile:
-    """Reliable, and only ever the newest."""
+    """Return a new profile: reliable, keep last 1."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=1,
@@ -46,8 +47,7 @@ def output_qos(durability: DurabilityPolicy = DurabilityPolicy.VOLATILE) -> QoSP
 class Outputs:
     """The publishers of one camera of a configured network; `close` destroys them.
 
-    Their lifecycle follows the node's: what is published while the node is not active is dropped
-    by rclpy.
+    They are lifecycle publishers: rclpy drops what is published while the node is not active.
     """
 
     def __init__(
@@ -60,9 +60,8 @@ class Outputs:
         spatial: Mapping[str, type],
         camera: str = UNNAMED,
     ) -> None:
-        """by_ground: whether relative depth is also given in metres, found by the road. spatial:
-        name and type of further outputs, made from metres. camera: the name that the topics have in
-        between.
+        """by_ground: whether relative depth is also given in metres, by the road. spatial: name
+        and type of further outputs that are made from metres. camera: its name, part of the topics.
 
         Raises what rclpy raises for a QoS override; no publisher is left then.
         """
@@ -72,22 +71,22 @@ class Outputs:
         self.depth_topic = "depth" if depth_kind is DepthKind.METRIC else "inverse_depth"
         depths = {self.depth_topic, "depth"} if by_ground else {self.depth_topic}
         self.depth_topics = depths | set(spatial)
-        images = ("semantic", "confidence", *depths, "semantic_color", "overlay")
+        kinds: dict[str, type] = dict.fromkeys(("semantic", "confidence", *depths), Image)
+        kinds |= {"semantic_color": Image, "overlay": Image, "camera_info": CameraInfo, **spatial}
+        kinds |= dict.fromkeys(("semantic/compressed", "overlay/compressed"), CompressedImage)
         self._created: list = []
         try:
-            self.publishers = {name: self._publisher(Image, name, output_qos()) for name in images}
-            info = self._publisher(CameraInfo, "camera_info", output_qos())
-            self.publishers["camera_info"] = info
-            for name, kind in spatial.items():
-                self.publishers[name] = self._publisher(kind, name, output_qos())
-            # One profile for each: rclpy writes the overrides into the one that it is given.
+            self.publishers = {
+                name: self._publisher(kind, name, output_qos()) for name, kind in kinds.items()
+            }
+            # A profile for each: rclpy writes the overrides into the one that it is given.
             latched = DurabilityPolicy.TRANSIENT_LOCAL
             self._labels_publisher = self._publisher(String, "labels", output_qos(latched))
             self._legend_publisher = self._publisher(Image, "legend", output_qos(latched))
             self._label_info_publisher = (
                 None if ABSENT else self._publisher(LabelInfo, "label_info", output_qos(latched))
             )
-        except Exception:  # a QoS override that rclpy does not know, say
+        except Exception:  # such as a QoS override that rclpy does not know
             self.close()
             raise
 
@@ -102,7 +101,7 @@ class Outputs:
         return publisher
 
     def requested(self) -> frozenset[str]:
-        """Names of the outputs of a frame that somebody listens to."""
+        """Return the names of the outputs of a frame that have a listener."""
         return frozenset(
             name
             for name, publisher in self.publishers.items()
@@ -110,11 +109,10 @@ class Outputs:
         )
 
     def publish_labels(self, threshold: float) -> None:
-        """Send the label set and its legend, once for all listeners now and later.
+        """Send the label set and its legend once, latched, with empty headers.
 
         threshold: the confidence below which pixels are unlabelled.
         """
-        # Like labels, a legend has neither a place nor a time.
         drawn = legend(self._labels, LEGEND_WIDTH_PX)
         self._legend_publisher.publish(rgb8_message(Header(), drawn))
         self._labels_publisher.publish(labels_message(self._labels))
@@ -136,10 +134,10 @@ class Outputs:
         header: Header,
         seen: Prediction,
         depth: DepthImages,
-        info: CameraInfo | None,
+        calibration: Calibration | None,
     ) -> dict[str, Image | CameraInfo]:
-        """Messages of the requested outputs, but for those that `for_people` makes."""
-        return planner_messages(requested, header, seen, depth, info)
+        """Return the messages of the requested outputs that planners read."""
+        return planner_messages(requested, header, seen, depth, calibration)
 
     def for_people(
         self,
@@ -147,18 +145,23 @@ class Outputs:
         header: Header,
         frame: Frame,
         seen: Prediction,
-        overlay_opacity: float,
-    ) -> dict[str, Image | CameraInfo]:
-        """Messages of the requested outputs that are looked at."""
-        if not requested & FOR_PEOPLE:
-            return {}
-        messages: dict[str, Image | CameraInfo] = {}
+        values: Parameters,
+    ) -> dict[str, Image | CompressedImage]:
+        """Return the messages of the requested OUTPUTS_FOR_PEOPLE."""
+        messages: dict[str, Image | CompressedImage] = {}
+        if "semantic/compressed" in requested:
+            messages["semantic/compressed"] = png_message(header, seen.labels)
+        if not requested & {"semantic_color", "overlay", "overlay/compressed"}:
+            return messages
         color = colored(seen.labels, self._palette)
         if "semantic_color" in requested:
             messages["semantic_color"] = rgb8_message(header, color)
-        if "overlay" in requested:
-            drawn = overlaid(frame.rgb, color, seen.labels, overlay_opacity)
-            messages["overlay"] = rgb8_message(header, drawn)
+        if requested & {"overlay", "overlay/compressed"}:
+            drawn = overlaid(frame.rgb, color, seen.labels, values.overlay_opacity)
+            if "overlay" in requested:
+                messages["overlay"] = rgb8_message(header, drawn)
+            if "overlay/compressed" in requested:
+                messages["overlay/compressed"] = jpeg_message(header, drawn)
         return messages
 
     def close(self) -> None:
@@ -168,14 +171,14 @@ class Outputs:
 
 
 def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Colours of labels [H, W] by a palette [256, 3] uint8: [H, W, 3] uint8."""
+    """Return the colours of labels [H, W] by a palette [256, 3] uint8: [H, W, 3] uint8."""
     return np.take(palette, labels, axis=0)  # [H, W, 3]
 
 
 def overlaid(rgb: np.ndarray, color: np.ndarray, labels: np.ndarray, opacity: float) -> np.ndarray:
-    """An image [H, W, 3] with class colours [h, w, 3] over it, at the size of the colours.
+    """Return an image [H, W, 3] blended with class colours [h, w, 3], of the colours' size.
 
-    Unlabelled pixels show the image as it is.
+    Unlabelled pixels are those of the image.
     """
     height, width = labels.shape
     if rgb.shape[:2] != (height, width):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters as ROS has them: descriptors to declare them by, and the answer to a change."""
+"""ROS descriptors of the parameters, and the answer to a request to change some."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EFFECT_TEXTS = {
 
 
 def declarations() -> list[tuple[str, Any, ParameterDescriptor]]:
-    """Name, default and descriptor of every parameter, as Node.declare_parameters takes them."""
+    """Return name, default and descriptor of every parameter, for Node.declare_parameters."""
     types = typing.get_type_hints(Parameters)
     declared = []
     for field in dataclasses.fields(Parameters):
@@ -44,7 +44,6 @@ def declarations() -> list[tuple[str, Any, ParameterDescriptor]]:
             name=field.name,
             type=_ROS_TYPES[types[field.name]],
             description=f"{allowed['description']} {EFFECT_TEXTS[allowed['effect']]}",
-            read_only=allowed["effect"] is Effect.STARTUP,
         )
         if allowed["choices"]:
             descriptor.additional_constraints = f"One of {', '.join(allowed['choices'])}."
@@ -64,20 +63,26 @@ def declarations() -> list[tuple[str, Any, ParameterDescriptor]]:
 def changed(
     current: Parameters, values: Mapping[str, Any], *, unconfigured: bool
 ) -> tuple[Parameters, SetParametersResult]:
-    """The parameters after a request to set some, and the answer to it.
+    """Return the parameters after a request to set some, and the answer to it.
 
-    Names that are not the node's own (use_sim_time, qos_overrides) are not judged here. Where the
-    request is refused, the parameters are the current ones and the answer says why.
+    Other parameters (use_sim_time, qos_overrides) are accepted. If the request is refused, the
+    parameters are the current ones and the answer says why. Setting a value that holds already is
+    always accepted, so that a dump can be loaded.
     """
-    own = {field.name: field.metadata["effect"] for field in dataclasses.fields(Parameters)}
-    new = {name: value for name, value in values.items() if name in own}
+    effects = {field.name: field.metadata["effect"] for field in dataclasses.fields(Parameters)}
+    new = {name: value for name, value in values.items() if name in effects}
     try:
         candidate = dataclasses.replace(current, **new)
     except ValueError as error:
         return current, SetParametersResult(successful=False, reason=str(error))
     for name in new:
-        fixed = own[name] is Effect.CONFIGURE and not unconfigured
-        if fixed and getattr(candidate, name) != getattr(current, name):
+        if getattr(candidate, name) == getattr(current, name):
+            continue
+        if effects[name] is Effect.STARTUP:
+            reason = f"'{name}' is read once at the start; give it when the node is started"
+        elif effects[name] is Effect.CONFIGURE and not unconfigured:
             reason = f"'{name}' takes effect in configure; deactivate and clean up first"
-            return current, SetParametersResult(successful=False, reason=reason)
+        else:
+            continue
+        return current, SetParametersResult(successful=False, reason=reason)
     return candidate, SetParametersResult(successful=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from depthforge_ros.ros.calibration import RECTIFIED
 from depthforge_ros.ros.node.camera_names import UNNAMED
 from depthforge_ros.ros.node.parameter_field import Effect, parameter
 
@@ -86,6 +87,14 @@ class InputParameters:
         "Pixel encoding of the images, in place of the one their messages name, for drivers that "
         "name a wrong one: rgb8, bayer_rggb8, yuyv, nv21 ...; empty: as the messages say.",
     )
+    rectified: str = parameter(
+        "auto",
+        Effect.LIVE,
+        "Whether images are rectified: P of their camera_info holds then, and K, D and the "
+        "distortion model otherwise. auto: by the topic's name (image_rect, image_raw), otherwise "
+        "raw; /diagnostics reports how it was decided.",
+        choices=RECTIFIED,
+    )
     sample_bits: int = parameter(
         0,
         Effect.LIVE,
@@ -141,6 +150,12 @@ class OutputParameters:
         "Outputs of a frame that may be published, their names joined by commas; all: every one "
         "that somebody listens to.",
     )
+    complete_sets: bool = parameter(
+        False,
+        Effect.LIVE,
+        "true: a frame without ~/points publishes neither ~/semantic nor ~/confidence, for "
+        "consumers that join the three by stamp and keep what is incomplete.",
+    )
     max_depth_m: float = parameter(
         0.0,
         Effect.LIVE,
@@ -179,20 +194,31 @@ class GroundParameters:
     camera_height_m: float = parameter(
         0.0,
         Effect.CONFIGURE,
-        "Height of the camera above the ground, 0.1..10 m: ~/drivable needs it, and a relative "
-        "variant gives metres by it, as the road's plane then gives ~/depth beside "
-        "~/inverse_depth. 0: unknown, neither of them.",
+        "Height of the camera above the ground, 0.1..10 m. ~/drivable needs it, and a relative "
+        "variant gives ~/depth in metres by it and the road, beside ~/inverse_depth. 0: by "
+        "camera_poses or tf; if neither knows it, neither of them is published.",
         low=0.0,
         high=10.0,
     )
     base_frame: str = parameter(
         "base_footprint",
         Effect.CONFIGURE,
-        "frame_id of ~/drivable: level, x forward, y left, its origin on the ground. The camera_ "
-        "parameters are the camera's place in it; tf is not asked.",
+        "frame_id of ~/drivable: level, x forward, y left, its origin on the ground. tf gives the "
+        "camera's place in it, unless the camera_ parameters do.",
+    )
+    camera_poses: str = parameter(
+        "",
+        Effect.CONFIGURE,
+        "Places of several cameras in base_frame: CAMERA x y z roll pitch yaw, several joined by "
+        "commas, in metres and radians as the camera_ parameters of a single camera: "
+        "front 1.5 0 1.4 0 0.1 0, left 1 0.5 1.4 0 0.1 1.57. A camera that is not named: by tf.",
     )
     camera_x_m: float = parameter(
-        0.0, Effect.CONFIGURE, "Metres of the camera before base_frame.", low=-100.0, high=100.0
+        0.0,
+        Effect.CONFIGURE,
+        "Metres of the camera in front of base_frame.",
+        low=-100.0,
+        high=100.0,
     )
     camera_y_m: float = parameter(
         0.0, Effect.CONFIGURE, "Metres of the camera left of base_frame.", low=-100.0, high=100.0
@@ -200,14 +226,14 @@ class GroundParameters:
     camera_roll_rad: float = parameter(
         0.0,
         Effect.CONFIGURE,
-        "Turn of the camera about its axis in base_frame, right side down (as in a URDF).",
+        "Roll of the camera in base_frame, right side down (as in a URDF).",
         low=-math.pi,
         high=math.pi,
     )
     camera_pitch_rad: float = parameter(
         0.0,
         Effect.CONFIGURE,
-        "How far the camera looks down in base_frame (as in a URDF). Metres by the road use it for "
+        "Pitch of the camera in base_frame, nose down (as in a URDF). Metres by the road use it for "
         "a camera that sees no sky; at 0 they learn it from images with sky.",
         low=-math.pi / 2,
         high=math.pi / 2,
@@ -215,7 +241,7 @@ class GroundParameters:
     camera_yaw_rad: float = parameter(
         0.0,
         Effect.CONFIGURE,
-        "How far the camera looks to the left in base_frame (as in a URDF).",
+        "Yaw of the camera in base_frame, to the left (as in a URDF).",
         low=-math.pi,
         high=math.pi,
     )

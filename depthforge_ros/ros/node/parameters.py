@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from depthforge_ros.image_size import parse_size
+from depthforge_ros.occupancy import CameraPose
 from depthforge_ros.ros.images import INPUT_ENCODINGS
 from depthforge_ros.ros.node.camera_names import camera_names
 from depthforge_ros.ros.node.parameter_groups import (
@@ -38,11 +39,18 @@ OUTPUTS = (
     "camera_info",
     "semantic_color",
     "overlay",
+    "overlay/compressed",
+    "semantic/compressed",
 )
 """Every output of a frame, by the name of its private topic."""
 
+OUTPUTS_FOR_PEOPLE = frozenset(
+    {"semantic_color", "overlay", "overlay/compressed", "semantic/compressed"}
+)
+"""Outputs that are drawn after all others are published: no planner waits for a picture."""
+
 LATCHED = ("labels", "label_info", "legend")
-"""What tells the classes, once for listeners now and later, by the name of its private topic."""
+"""Latched topics that describe the classes, by the names of their private topics."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Parameters(  # fields in the order of the bases from last to first
                 )
         self.image_sizes()
         self.colors()
+        self.poses()
         if self.encoding and self.encoding not in INPUT_ENCODINGS:
             raise ValueError(
                 f"encoding is {self.encoding!r}; expected nothing, or one of "
@@ -109,6 +118,25 @@ class Parameters(  # fields in the order of the bases from last to first
             red, green, blue = bytes.fromhex(found[2])
             colors[found[1]] = (red, green, blue)
         return colors
+
+    def poses(self) -> dict[str, CameraPose]:
+        """Return the poses that `camera_poses` gives to cameras, by name."""
+        poses: dict[str, CameraPose] = {}
+        for entry in filter(None, map(str.strip, self.camera_poses.split(","))):
+            name, *numbers = entry.split()
+            try:
+                x, y, z, roll, pitch, yaw = map(float, numbers)
+                pose = CameraPose(z, x, y, roll, pitch, yaw)
+            except ValueError as error:
+                reason = "" if len(numbers) != 6 else f": {error}"
+                raise ValueError(
+                    f"camera_poses has {entry!r}; expected CAMERA x y z roll pitch yaw, several "
+                    f"joined by commas{reason}"
+                ) from error
+            if name in poses:
+                raise ValueError(f"camera_poses has {name!r} twice; expected it once")
+            poses[name] = pose
+        return poses
 
     def pipeline_settings(self) -> PipelineSettings:
         """The part of the parameters that the pipeline reads at every frame."""

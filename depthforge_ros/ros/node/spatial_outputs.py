@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a planner gets in three dimensions and from above: ~/points and ~/drivable."""
+"""~/points and ~/drivable: a prediction in three dimensions and as a grid of the ground."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 from depthforge_ros.frame import Frame, Prediction
 from depthforge_ros.occupancy import CameraPose, GridSettings, GroundClasses, OccupancyMapper
+from depthforge_ros.pixel_rays import PixelRays, pixel_rays
 from depthforge_ros.ros.node.parameters import Parameters
 from depthforge_ros.variant import LabelSet
 
@@ -32,16 +33,15 @@ _TYPES = {"<f4": PointField.FLOAT32, "|u1": PointField.UINT8}
 
 
 class PointCloudPacker:
-    """Fills one PointCloud2, of 20 bytes a point, again and again.
+    """Fills one PointCloud2, of 20 bytes a point, with each prediction.
 
-    The next call overwrites what the last one gave, so publish it first: publishing copies. What is
-    assigned to a message's data is copied as well, at 1080p in 27 ms, so its own array is filled.
+    A call overwrites the message of the last one, so publish it first: publishing copies. The
+    message's own array is filled, as assigning to its data copies, in 27 ms at 1080p.
     """
 
     def __init__(self) -> None:
         self._message = PointCloud2()
         self._planes: np.ndarray | None = None
-        self._rays: tuple[bytes, np.ndarray, np.ndarray] | None = None
 
     def __call__(
         self,
@@ -49,13 +49,14 @@ class PointCloudPacker:
         rgb: np.ndarray,
         seen: Prediction,
         depth_m: np.ndarray,
-        intrinsics: np.ndarray,
+        camera: np.ndarray | PixelRays,
     ) -> PointCloud2:
-        """The cloud of a prediction [H, W], row by row like its mask, in the header's frame.
+        """Return the cloud of a prediction [H, W], row by row like its mask, in the header's frame.
 
         rgb: [h, w, 3] uint8, resized where it is not of the mask's size. depth_m: [H, W] float32
         metres along the optical axis; where it is NaN or Inf, x, y and z are NaN, and colour, label
-        and confidence are the pixel's all the same. intrinsics: [3, 3] K of the mask's size.
+        and confidence are the pixel's all the same. camera: [3, 3] intrinsics K of the mask's size,
+        or its rays; where they are NaN, x, y and z are NaN.
         """
         height, width = seen.labels.shape
         if depth_m.shape != seen.labels.shape or depth_m.dtype != np.float32:
@@ -70,12 +71,14 @@ class PointCloudPacker:
             # x, y, z, colour and the rest. Bytes of those two that nobody writes stay zero.
             self._planes = np.zeros((5, height, width), np.float32)
         x, y, z, color, rest = self._planes
-        ray_x, ray_y = self._rays_of(intrinsics, height, width)
+        rays = pixel_rays(camera, height, width)
         with np.errstate(invalid="ignore"):  # Inf · 0 is NaN, which is what is requested
             np.multiply(depth_m, 0, out=z)
         np.add(z, depth_m, out=z)
-        np.multiply(z, ray_x, out=x)
-        np.multiply(z, ray_y[:, None], out=y)
+        np.multiply(z, rays.x, out=x)
+        np.multiply(z, rays.y, out=y)
+        if rays.x.shape == z.shape:  # of a lens, which may not see everywhere
+            z[np.isnan(rays.x)] = np.nan
         # A float's bytes, the lowest first: blue, green, red, 0; and label, confidence, 0, 0.
         cv2.mixChannels([rgb], [_as_bytes(color)], [2, 0, 1, 1, 0, 2])
         cv2.mixChannels([seen.labels, seen.confidence], [_as_bytes(rest)], [0, 0, 1, 1])
@@ -84,25 +87,6 @@ class PointCloudPacker:
         self._message.header = header
         return self._message
 
-    def _rays_of(
-        self, intrinsics: np.ndarray, height: int, width: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """x of every column's ray [W] and y of every row's [H], for z = 1; float32."""
-        key = intrinsics.tobytes() + bytes(f"{width}x{height}", "ascii")
-        if self._rays is None or self._rays[0] != key:
-            self._rays = (key, *pixel_rays(intrinsics, height, width))
-        return self._rays[1:]
-
-
-def pixel_rays(intrinsics: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """x of every column's ray [W] and y of every row's [H], for z = 1; float32.
-
-    intrinsics: [3, 3] K of a pinhole camera; pixel centres are whole numbers.
-    """
-    x = (np.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0]
-    y = (np.arange(height) - intrinsics[1, 2]) / intrinsics[1, 1]
-    return x.astype(np.float32), y.astype(np.float32)
-
 
 def _as_bytes(plane: np.ndarray) -> np.ndarray:
     """The bytes of an image [H, W] float32, a view: [H, W, 4] uint8."""
@@ -110,7 +94,7 @@ def _as_bytes(plane: np.ndarray) -> np.ndarray:
 
 
 def _empty(height: int, width: int) -> PointCloud2:
-    """A cloud whose points are all zeros."""
+    """A cloud of zeros."""
     fields = [
         PointField(name=name, offset=offset, datatype=_TYPES[kind.str], count=1)
         for name, (kind, offset) in POINT.fields.items()
@@ -128,37 +112,35 @@ def _empty(height: int, width: int) -> PointCloud2:
 
 
 class Spatial:
-    """The outputs of one camera that need metres and K.
+    """The outputs of one camera that need metres and a calibrated camera.
 
-    topics: name and type of those that there are: without camera_height_m there is no grid, as
-    nobody knows where the ground is, nor with several cameras, as the parameters place only one.
-    Raises ValueError where the parameters name classes that the label set does not have, or
+    topics: names and types. grid: whether there is a ~/drivable; `place` gives the camera's pose
+    for it. Raises ValueError where the parameters name classes that the label set does not have, or
     describe no grid.
     """
 
-    def __init__(self, values: Parameters, labels: LabelSet) -> None:
+    def __init__(self, values: Parameters, labels: LabelSet, *, grid: bool) -> None:
         self.topics: dict[str, type] = {"points": PointCloud2}
         self._pack = PointCloudPacker()
         self._map: OccupancyMapper | None = None
         self._base_frame = values.base_frame
-        if values.camera_height_m > 0 and len(values.cameras) == 1:
+        self._settings = GridSettings(
+            cell_m=values.drivable_cell_m,
+            range_m=values.drivable_range_m,
+            obstacle_height_m=values.obstacle_height_m,
+            ground_tolerance_m=values.ground_tolerance_m,
+        )
+        self._classes: GroundClasses | None = None
+        if grid:
             self.topics["drivable"] = OccupancyGrid
-            pose = CameraPose(
-                height_m=values.camera_height_m,
-                x_m=values.camera_x_m,
-                y_m=values.camera_y_m,
-                roll_rad=values.camera_roll_rad,
-                pitch_rad=values.camera_pitch_rad,
-                yaw_rad=values.camera_yaw_rad,
+            self._classes = GroundClasses.named(
+                values.drivable_classes, values.obstacle_classes, labels
             )
-            settings = GridSettings(
-                cell_m=values.drivable_cell_m,
-                range_m=values.drivable_range_m,
-                obstacle_height_m=values.obstacle_height_m,
-                ground_tolerance_m=values.ground_tolerance_m,
-            )
-            classes = GroundClasses.named(values.drivable_classes, values.obstacle_classes, labels)
-            self._map = OccupancyMapper(pose, settings, classes)
+
+    def place(self, pose: CameraPose) -> None:
+        """Use this pose of the camera from now on."""
+        if self._classes is not None and (self._map is None or self._map.pose != pose):
+            self._map = OccupancyMapper(pose, self._settings, self._classes)
 
     def messages(
         self,
@@ -168,19 +150,19 @@ class Spatial:
         seen: Prediction,
         depth_m: np.ndarray,
         certain_m: np.ndarray,
-        intrinsics: np.ndarray,
+        rays: PixelRays,
     ) -> Mapping[str, PointCloud2 | OccupancyGrid]:
-        """Those of the requested outputs that are made here.
+        """Return the requested ones of these outputs; without a pose, no grid.
 
-        depth_m: [H, W] float32 metres of the prediction. certain_m: the same without those of
-        uncertain pixels: they are no points, but an obstacle that is doubted stays one in the grid.
-        intrinsics: [3, 3] K of that size.
+        depth_m: [H, W] float32 metres of the prediction. certain_m: the same, NaN where confidence
+        is low: such pixels have no point, but low-confidence obstacles stay occupied in the grid.
+        rays: of the pixels.
         """
         messages: dict[str, PointCloud2 | OccupancyGrid] = {}
         if "points" in requested:
-            messages["points"] = self._pack(header, frame.rgb, seen, certain_m, intrinsics)
+            messages["points"] = self._pack(header, frame.rgb, seen, certain_m, rays)
         if "drivable" in requested and self._map is not None:
-            cells = self._map(seen.labels, depth_m, intrinsics)
+            cells = self._map(seen.labels, depth_m, rays)
             messages["drivable"] = grid_message(header, self._base_frame, cells, self._map.settings)
         return messages
 
@@ -188,7 +170,7 @@ class Spatial:
 def grid_message(
     header: Header, base_frame: str, cells: np.ndarray, settings: GridSettings
 ) -> OccupancyGrid:
-    """Cells [y, x] int8 as an OccupancyGrid in the base frame, with the stamp of the header."""
+    """Return cells [y, x] int8 as an OccupancyGrid in the base frame, with the header's stamp."""
     message = OccupancyGrid()
     message.header.stamp = header.stamp
     message.header.frame_id = base_frame
