@@ -114,8 +114,8 @@ def calibration_of(
     that has only one of K and P is used by what it has. Raises CalibrationError.
     """
     where = f" on {info_topic}" if info_topic else ""
-    has_k = _is_focal(info.k[0]) and _is_focal(info.k[4])
-    has_p = _is_focal(info.p[0]) and _is_focal(info.p[5])
+    has_k = _is_camera(np.reshape(info.k, (3, 3)), f"K of camera_info{where}")
+    has_p = _is_camera(np.reshape(info.p, (3, 4))[:, :3], f"P of camera_info{where}")
     if not has_k and not has_p:
         raise CalibrationError(f"camera_info{where} is not calibrated: K and P are zero")
     named = topic_is_rectified(image_topic)
@@ -236,8 +236,17 @@ def _cubic(nodes: np.ndarray, size: int) -> np.ndarray:
     return weights
 
 
-def _is_focal(value: float) -> bool:
-    return 0 < value < math.inf
+def _is_camera(matrix: np.ndarray, name: str) -> bool:
+    """Return whether a matrix [3, 3] is given; zeros mean that it is not (CameraInfo.msg).
+
+    Raises CalibrationError if it is no camera's.
+    """
+    if not np.any(matrix):
+        return False
+    if not (np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        values = ", ".join(f"{value:g}" for value in matrix.ravel())
+        raise CalibrationError(f"{name} is {values}; expected finite values and a focal length")
+    return True
 
 
 def _is_identity(r: np.ndarray) -> bool:

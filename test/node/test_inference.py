@@ -6,19 +6,18 @@ from __future__ import annotations
 import array
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 import rclpy
 import torch
-from dds import Listener, own_domain
+from dds import own_domain
 from engines import WAIT_S, HeldEngine
-from nav_msgs.msg import OccupancyGrid
-from nodes import HEIGHT, KEEP, WIDTH, camera_info_message, image_message, picture
+from nodes import HEIGHT, WIDTH, camera_info_message, image_message, picture
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
+from rigs import Rig
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depthforge_ros.pipeline import Pipeline
@@ -26,74 +25,12 @@ from depthforge_ros.ros.metric import limited, where_certain
 from depthforge_ros.ros.node.inference import Inference, load_pipeline
 from depthforge_ros.ros.node.parameters import OUTPUTS, Parameters
 from depthforge_ros.ros.node.spatial_outputs import POINT
-from depthforge_ros.ros.node.statistics import Health, Statistics
-
-
-class Rig:
-    """An active Inference in this process, and a listener in another context."""
-
-    def __init__(self, variant: str = "nano", **parameters: Any) -> None:
-        domain = own_domain()
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain)
-        self.node = LifecycleNode("depthforge", context=self._context)
-        self.engine = HeldEngine(variant)
-        self.statistics = Statistics()
-        given = {"drop_stale": False, **parameters}  # the images of `image_message` are years old
-        self.values = Parameters(short_side_px=HEIGHT, **given)
-        pipeline = Pipeline(self.engine)
-        counts = {"": self.statistics}
-        self.inference = Inference(self.node, pipeline, counts, lambda: self.values)
-        self.stream = self.inference.streams[""]
-        self.node.trigger_configure()
-        self.node.trigger_activate()
-        self.inference.open_input()
-        self.listener = Listener(domain)
-
-    def hear(self, name: str) -> list[Image]:
-        """What comes on ~/NAME, once the publisher knows that somebody listens."""
-        kinds = {"camera_info": CameraInfo, "points": PointCloud2, "drivable": OccupancyGrid}
-        kind = kinds.get(name, Image)
-        heard = self.listener.subscribe(kind, f"/depthforge/{name}", KEEP)
-        self.listener.spin_until(lambda: name in self.stream.outputs.requested())
-        return heard
-
-    def leave(self, name: str) -> None:
-        """Stop hearing ~/NAME, and wait until the publisher knows."""
-        (subscription,) = [
-            s for s in self.listener.node.subscriptions if s.topic_name == f"/depthforge/{name}"
-        ]
-        self.listener.node.destroy_subscription(subscription)
-        self.listener.spin_until(lambda: name not in self.stream.outputs.requested())
-
-    def through(self, message: Image) -> Health:
-        """The counters once that image, and nothing else, has gone its way."""
-        before = self.statistics.snapshot()
-        self.stream.receive(message)
-        return self.settled(before.frames_out + sum(before.drops.values()) + 1)
-
-    def settled(self, count: int) -> Health:
-        """The counters once that many frames have gone out or been dropped."""
-
-        def done() -> bool:
-            health = self.statistics.snapshot()
-            return health.frames_out + sum(health.drops.values()) >= count
-
-        self.listener.spin_until(done)
-        self.listener.drain()
-        return self.statistics.snapshot()
-
-    def close(self) -> None:
-        self.engine.permits.release(10)
-        self.inference.close(WAIT_S)
-        self.listener.__exit__()
-        self.node.destroy_node()
-        self._context.try_shutdown()
+from depthforge_ros.ros.node.statistics import Statistics
 
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    made = Rig()
+    made = Rig(HeldEngine())
     yield made
     made.close()
 
@@ -101,7 +38,7 @@ def rig() -> Iterator[Rig]:
 @pytest.fixture
 def by_ground() -> Iterator[Rig]:
     """A relative variant that is asked for metres; its engine is never held."""
-    made = Rig("dinov2_s", camera_height_m=1.5)
+    made = Rig(HeldEngine("dinov2_s"), camera_height_m=1.5)
     made.engine.permits.release(100)
     yield made
     made.close()
@@ -190,14 +127,15 @@ def test_metres_of_an_unknown_camera_are_not_published(rig: Rig) -> None:
     rig.stream.receive(image_message(1))
     health = rig.settled(1)
     assert health.missing_camera_info == 1
-    assert health.withheld == {"depth": "no camera_info for 96x64 in frame 'front_optical'"}
+    reason = "camera_info does not fit: 50x64 against 96x64 on /camera_info"
+    assert health.withheld == {"depth": reason}
     uncalibrated = camera_info_message()
-    uncalibrated.k = [0.0] * 9
+    uncalibrated.k, uncalibrated.p = [0.0] * 9, [0.0] * 12
     rig.stream.receive_camera_info(uncalibrated)
     rig.stream.receive(image_message(2))
     health = rig.settled(2)
     assert health.missing_camera_info == 2
-    reason = "no calibrated camera_info for 96x64 in frame 'front_optical'"
+    reason = "camera_info on /camera_info is not calibrated: K and P are zero"
     assert health.withheld == {"depth": reason}
     assert health.drops == {}
     assert heard == []
@@ -229,17 +167,17 @@ def test_a_camera_that_is_not_calibrated_costs_metres_and_nothing_else(by_ground
     names = ("semantic", "inverse_depth", "depth", "camera_info")
     heard = {name: rig.hear(name) for name in names}
     for index, spoiled in enumerate(
-        ([0.0] * 9, [80.0, 0, 47.5, 0, 0, 31.5, 0, 0, 1], [80.0, 0, np.nan, 0, 81, 31.5, 0, 0, 1])
+        ([80.0, 0, 47.5, 0, 0, 31.5, 0, 0, 1], [80.0, 0, np.nan, 0, 81, 31.5, 0, 0, 1])
     ):
         info = camera_info_message()
         info.k = np.array(spoiled, dtype=np.float64)
         rig.stream.receive_camera_info(info)
         health = rig.through(image_message(index))
         assert health.drops == {}
-        assert set(health.withheld) == {"depth"}
-        assert health.withheld["depth"]
-    rig.listener.spin_until(lambda: stamps(heard["inverse_depth"]) == [0, 1, 2])
-    assert stamps(heard["semantic"]) == [0, 1, 2]
+        assert set(health.withheld) == {"depth", "camera_info"}
+        assert health.withheld["depth"].startswith("K of camera_info on /camera_info is ")
+    rig.listener.spin_until(lambda: stamps(heard["inverse_depth"]) == [0, 1])
+    assert stamps(heard["semantic"]) == [0, 1]
     assert heard["depth"] == []
 
 
@@ -254,7 +192,10 @@ def test_metres_by_the_road_are_explained_frame_by_frame(by_ground: Rig) -> None
     other.header.frame_id = "rear_optical"  # no camera_info speaks of it
     health = rig.through(other)
     assert health.ground_residual is None
-    assert health.withheld == {"depth": "no camera_info for 96x64 in frame 'rear_optical'"}
+    assert health.withheld == {
+        "depth": "camera_info does not fit: frame_id 'front_optical' against "
+        "'rear_optical' on /camera_info"
+    }
 
 
 @pytest.mark.parametrize("change", ["reopened", "settings", "frame_id"])
@@ -286,7 +227,9 @@ def points(message: PointCloud2) -> np.ndarray:
 
 def test_points_of_a_relative_variant_have_the_metres_of_the_road(by_ground: Rig) -> None:
     clouds, depths = by_ground.hear("points"), by_ground.hear("depth")
-    assert "no camera_info for 96x64" in by_ground.through(image_message(0)).withheld["points"]
+    assert (
+        "no camera_info on /camera_info" in by_ground.through(image_message(0)).withheld["points"]
+    )
     by_ground.stream.receive_camera_info(level_camera_info())
     assert by_ground.through(image_message(1)).withheld == {}
     by_ground.listener.spin_until(lambda: bool(clouds and depths))
@@ -317,7 +260,7 @@ def test_points_of_a_metric_variant_are_the_pixels_of_its_depth(rig: Rig) -> Non
 
 def test_a_frames_condition_is_told() -> None:
     """The image's and the mask's, and forgotten when the input is opened anew."""
-    made = Rig()
+    made = Rig(HeldEngine())
     try:
         made.engine.permits.release(10)
         made.hear("semantic")
@@ -375,7 +318,7 @@ def test_outputs_are_switched_between_frames(rig: Rig) -> None:
 
 
 def test_every_output_has_a_name_to_switch_it_by(rig: Rig) -> None:
-    relative, placed = Rig("dinov2_s"), Rig(camera_height_m=1.5)
+    relative, placed = Rig(HeldEngine("dinov2_s")), Rig(HeldEngine(), camera_height_m=1.5)
     relative.close()
     placed.close()
     publishers = {
@@ -399,7 +342,9 @@ def test_depth_beyond_the_range_is_infinite(rig: Rig, max_depth_m: float, road_m
 
 def test_what_is_doubted_has_no_depth_and_no_point_but_stays_an_obstacle() -> None:
     """The engine is nowhere wholly certain. Its road, 2 m away, is taken for an obstacle here."""
-    rig = Rig(camera_height_m=1.5, obstacle_classes="road", drivable_classes="terrain")
+    rig = Rig(
+        HeldEngine(), camera_height_m=1.5, obstacle_classes="road", drivable_classes="terrain"
+    )
     try:
         rig.engine.permits.release(10)
         rig.stream.receive_camera_info(camera_info_message())

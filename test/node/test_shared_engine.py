@@ -9,20 +9,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import rclpy
 import torch
-from dds import Listener, own_domain
 from engines import WAIT_S, HeldEngine
-from nodes import HEIGHT, KEEP, image_message
-from rclpy.context import Context
-from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image
+from nodes import HEIGHT, image_message
+from rigs import Rig
 
 from depthforge_ros.engine.engine import CropOutput
-from depthforge_ros.pipeline import Pipeline
-from depthforge_ros.ros.node.inference import Inference
-from depthforge_ros.ros.node.parameters import Parameters
-from depthforge_ros.ros.node.statistics import Health, Statistics
+from depthforge_ros.ros.node.statistics import Health
 
 CAMERAS = ("front", "left", "right")
 
@@ -39,31 +32,12 @@ class FaultyEngine(HeldEngine):
         return output
 
 
-class Rig:
-    """An active Inference of three cameras, whose masks are heard in another context."""
+class SharedRig(Rig):
+    """Three cameras, whose masks are heard."""
 
     def __init__(self, *, overlap: bool = False) -> None:
-        domain = own_domain()
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain)
-        self.node = LifecycleNode("depthforge", context=self._context)
-        self.engine = FaultyEngine()
-        self.values = Parameters(cameras=CAMERAS, short_side_px=HEIGHT, drop_stale=False)
-        self.statistics = {camera: Statistics() for camera in CAMERAS}
-        pipeline = Pipeline(self.engine)
-        self.inference = Inference(
-            self.node, pipeline, self.statistics, lambda: self.values, overlap=overlap
-        )
-        self.node.trigger_configure()
-        self.node.trigger_activate()
-        self.inference.open_input()
-        self.listener = Listener(domain)
-        self.heard: dict[str, list[Image]] = {
-            camera: self.listener.subscribe(Image, f"/depthforge/{camera}/semantic", KEEP)
-            for camera in CAMERAS
-        }
-        streams = self.inference.streams.values()
-        self.listener.spin_until(lambda: all(stream.outputs.requested() for stream in streams))
+        super().__init__(FaultyEngine(), CAMERAS, overlap=overlap)
+        self.heard = {camera: self.hear("semantic", camera) for camera in CAMERAS}
 
     def send(self, camera: str, index: int, **changes: object) -> None:
         self.inference.streams[camera].receive(image_message(index, **changes))
@@ -82,11 +56,11 @@ class Rig:
         self.listener.spin_until(lambda: self.stamps("front") == [1])
         self.engine.permits.release(10)
 
-    def settled(self) -> dict[str, Health]:
+    def all_settled(self) -> dict[str, Health]:
         """The counters once every frame has gone out or been dropped."""
 
         def healths() -> dict[str, Health]:
-            return {camera: self.statistics[camera].snapshot() for camera in CAMERAS}
+            return {camera: self.counts[camera].snapshot() for camera in CAMERAS}
 
         def done() -> bool:
             return all(
@@ -99,34 +73,27 @@ class Rig:
     def stamps(self, camera: str) -> list[int]:
         return [message.header.stamp.sec - 1_700_000_000 for message in self.heard[camera]]
 
-    def close(self) -> None:
-        self.engine.permits.release(20)
-        self.inference.close(WAIT_S)
-        self.listener.__exit__()
-        self.node.destroy_node()
-        self._context.try_shutdown()
-
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
+def rig() -> Iterator[SharedRig]:
+    made = SharedRig()
     yield made
     made.close()
 
 
 @pytest.fixture
-def overlapping() -> Iterator[Rig]:
-    made = Rig(overlap=True)
+def overlapping() -> Iterator[SharedRig]:
+    made = SharedRig(overlap=True)
     yield made
     made.close()
 
 
-def heard(rig: Rig, expected: dict[str, list[int]]) -> None:
+def heard(rig: SharedRig, expected: dict[str, list[int]]) -> None:
     rig.listener.spin_until(lambda: {c: rig.stamps(c) for c in CAMERAS} == expected)
 
 
 def test_frames_that_wait_together_are_inferred_together_and_each_is_its_cameras_newest(
-    rig: Rig,
+    rig: SharedRig,
 ) -> None:
     rig.hold("front", 1)
     for camera, index in (("front", 2), ("left", 11), ("front", 3), ("right", 21), ("left", 12)):
@@ -134,11 +101,11 @@ def test_frames_that_wait_together_are_inferred_together_and_each_is_its_cameras
     rig.let_go()
     heard(rig, {"front": [1, 3], "left": [12], "right": [21]})
     assert rig.engine.batches == [1, 3]
-    drops = {camera: rig.statistics[camera].snapshot().drops for camera in CAMERAS}
+    drops = {camera: rig.counts[camera].snapshot().drops for camera in CAMERAS}
     assert drops == {"front": {"replaced": 1}, "left": {"replaced": 1}, "right": {}}
 
 
-def test_a_call_takes_max_batch_frames_and_those_served_longest_ago_first(rig: Rig) -> None:
+def test_a_call_takes_max_batch_frames_and_those_served_longest_ago_first(rig: SharedRig) -> None:
     rig.values = dataclasses.replace(rig.values, max_batch=2)
     rig.hold("front", 1)
     for camera, index in (("front", 2), ("left", 11), ("right", 21)):
@@ -152,7 +119,7 @@ def test_a_call_takes_max_batch_frames_and_those_served_longest_ago_first(rig: R
     assert rig.engine.batches == [1, 2, 1]
 
 
-def test_frames_of_other_sizes_are_inferred_by_themselves(rig: Rig) -> None:
+def test_frames_of_other_sizes_are_inferred_by_themselves(rig: SharedRig) -> None:
     rig.hold("front", 1)
     turned = {"width": HEIGHT, "height": 96, "step": 3 * HEIGHT}
     for camera, index, changes in (("left", 11, turned), ("front", 2, {}), ("right", 21, {})):
@@ -163,7 +130,7 @@ def test_frames_of_other_sizes_are_inferred_by_themselves(rig: Rig) -> None:
     assert (rig.heard["left"][0].width, rig.heard["left"][0].height) == (HEIGHT, 96)
 
 
-def test_a_call_for_several_that_fails_costs_no_frame_that_alone_succeeds(rig: Rig) -> None:
+def test_a_call_for_several_that_fails_costs_no_frame_that_alone_succeeds(rig: SharedRig) -> None:
     rig.engine.most = 1
     rig.hold("front", 1)
     for camera, index in (("front", 2), ("left", 11), ("right", 21)):
@@ -171,11 +138,11 @@ def test_a_call_for_several_that_fails_costs_no_frame_that_alone_succeeds(rig: R
     rig.let_go()
     heard(rig, {"front": [1, 2], "left": [11], "right": [21]})
     assert rig.engine.batches == [1, 3, 1, 1, 1]
-    assert [rig.statistics[camera].snapshot().drops for camera in CAMERAS] == [{}, {}, {}]
+    assert [rig.counts[camera].snapshot().drops for camera in CAMERAS] == [{}, {}, {}]
 
 
 @pytest.mark.parametrize("spoil", [{"height": 0}, {"height": 1 << 31}, {"encoding": "rgb7"}])
-def test_a_bad_image_is_a_drop_of_its_camera_alone(rig: Rig, spoil: dict) -> None:
+def test_a_bad_image_is_a_drop_of_its_camera_alone(rig: SharedRig, spoil: dict) -> None:
     rig.hold("front", 1)
     rig.send("left", 11, **spoil)
     rig.send("right", 21)
@@ -183,30 +150,32 @@ def test_a_bad_image_is_a_drop_of_its_camera_alone(rig: Rig, spoil: dict) -> Non
     heard(rig, {"front": [1], "left": [], "right": [21]})
     rig.send("left", 12)
     heard(rig, {"front": [1], "left": [12], "right": [21]})
-    healths = {camera: rig.statistics[camera].snapshot() for camera in CAMERAS}
+    healths = {camera: rig.counts[camera].snapshot() for camera in CAMERAS}
     assert sum(healths["left"].faults.values()) == 1
     assert healths["right"].drops == healths["front"].drops == {}
 
 
-def test_all_cameras_in_a_call_are_seen_to_be_worked_on_and_given_up_together(rig: Rig) -> None:
+def test_all_cameras_in_a_call_are_seen_to_be_worked_on_and_given_up_together(
+    rig: SharedRig,
+) -> None:
     rig.hold("front", 1)
     rig.send("left", 11)
     rig.send("right", 21)
     rig.engine.permits.release()
     assert rig.engine.started.acquire(timeout=WAIT_S)
     rig.send("front", 2)
-    works = [rig.statistics[camera].snapshot().work_s for camera in CAMERAS]
+    works = [rig.counts[camera].snapshot().work_s for camera in CAMERAS]
     assert [work_s is None for work_s in works] == [True, False, False]
     assert rig.inference.close(0.05) is False
-    assert all(rig.statistics[camera].snapshot().work_s is None for camera in CAMERAS)
-    assert rig.statistics["front"].snapshot().drops == {"inactive": 1}
+    assert all(rig.counts[camera].snapshot().work_s is None for camera in CAMERAS)
+    assert rig.counts["front"].snapshot().drops == {"inactive": 1}
 
 
-def test_the_next_frame_is_converted_while_one_is_inferred(overlapping: Rig) -> None:
+def test_the_next_frame_is_converted_while_one_is_inferred(overlapping: SharedRig) -> None:
     rig = overlapping
     rig.hold("front", 1)
     rig.send("left", 11, encoding="rgb7")
-    left = rig.statistics["left"]
+    left = rig.counts["left"]
     rig.listener.spin_until(lambda: left.snapshot().drops == {"unknown_encoding": 1})
     assert rig.engine.batches == [1]  # it is held all the while
     rig.engine.permits.release(10)
@@ -214,7 +183,7 @@ def test_the_next_frame_is_converted_while_one_is_inferred(overlapping: Rig) -> 
 
 
 def test_a_frame_is_published_while_the_next_is_inferred_and_not_once_the_input_is_closed(
-    overlapping: Rig, monkeypatch: pytest.MonkeyPatch
+    overlapping: SharedRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = overlapping
     outputs = rig.inference.streams["front"].outputs
@@ -233,20 +202,20 @@ def test_a_frame_is_published_while_the_next_is_inferred_and_not_once_the_input_
     rig.inference.close_input()
     go_on.set()
     rig.engine.permits.release(10)
-    assert rig.settled()["front"].drops == {"inactive": 2}
+    assert rig.all_settled()["front"].drops == {"inactive": 2}
     rig.inference.open_input()
     rig.hold("front", 3)
     heard(rig, {"front": [3], "left": [], "right": []})
 
 
-def test_overlapping_frames_keep_their_order_and_their_camera(overlapping: Rig) -> None:
+def test_overlapping_frames_keep_their_order_and_their_camera(overlapping: SharedRig) -> None:
     rig = overlapping
     rig.engine.permits.release(1000)
     for index in range(100):
         for number, camera in enumerate(CAMERAS):
             rig.send(camera, 1000 * number + index)
         time.sleep(0.001)
-    healths = rig.settled()
+    healths = rig.all_settled()
     rig.listener.drain()
     for number, camera in enumerate(CAMERAS):
         stamps = rig.stamps(camera)
@@ -257,7 +226,7 @@ def test_overlapping_frames_keep_their_order_and_their_camera(overlapping: Rig) 
 
 
 def test_a_close_with_frames_on_every_stretch_of_the_way_loses_none(
-    overlapping: Rig, monkeypatch: pytest.MonkeyPatch
+    overlapping: SharedRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = overlapping
     outputs = rig.inference.streams["front"].outputs
@@ -277,6 +246,6 @@ def test_a_close_with_frames_on_every_stretch_of_the_way_loses_none(
     rig.send("front", 2)
     assert rig.inference.close(0.1) is False
     go_on.set()
-    healths = rig.settled()
+    healths = rig.all_settled()
     assert [healths[camera].frames_out for camera in CAMERAS] == [0, 0, 0]
     assert [healths[camera].drops["inactive"] for camera in CAMERAS] == [2, 1, 1]

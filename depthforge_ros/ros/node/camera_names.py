@@ -22,7 +22,9 @@ def camera_names(given: Iterable[str]) -> tuple[str, ...]:
 
     Raises ValueError for a name that cannot be part of a topic, and for one that comes twice.
     """
-    names = tuple(given) or (UNNAMED,)
+    names = tuple(given)
+    if not names:
+        raise ValueError("cameras is an empty list; write [''] for one camera without a name")
     if names == (UNNAMED,):
         return names
     for name in names:
@@ -45,8 +47,8 @@ def topic_of(camera: str, topic: str) -> str:
 class Topics:
     """Resolved names of a camera's inputs."""
 
-    image: str = ""
-    camera_info: str = ""
+    image: str = "/image"
+    camera_info: str = "/camera_info"
 
 
 MESSAGES: dict[str, type] = {"raw": Image, "compressed": CompressedImage}
