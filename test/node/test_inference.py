@@ -425,13 +425,18 @@ def test_what_is_not_fresh_is_dropped_by_cause_and_never_inferred(rig: Rig) -> N
     assert rig.engine.depths == [False]
 
 
-def test_a_frame_that_waited_too_long_is_not_inferred(rig: Rig) -> None:
+def test_a_frame_that_waited_too_long_is_not_inferred(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig.hear("semantic")
     rig.values = dataclasses.replace(rig.values, drop_stale=True, max_frame_age_s=60.0)
     rig.stream.receive(fresh(rig, 1))
     assert rig.engine.started.acquire(timeout=WAIT_S)
     rig.stream.receive(fresh(rig, 2))
-    rig.values = dataclasses.replace(rig.values, max_frame_age_s=1e-6)
+    # A frame is handled by the parameters of its arrival, and 100 s later it is too old by them.
+    rig.values = dataclasses.replace(rig.values, max_frame_age_s=1e3)
+    later_ns = rig.node.get_clock().now().nanoseconds + 100 * 10**9
+    monkeypatch.setattr(rig.stream, "_clock_ns", lambda: later_ns)
     rig.engine.permits.release(10)
     health = rig.settled(2)
     assert (health.frames_out, health.drops) == (1, {"stale": 1})

@@ -24,7 +24,7 @@ def camera_names(given: Iterable[str]) -> tuple[str, ...]:
     """
     names = tuple(given)
     if not names:
-        raise ValueError("cameras is an empty list; write [''] for one camera without a name")
+        raise ValueError("cameras is empty; expected a list like [front, left] or ['']")
     if names == (UNNAMED,):
         return names
     for name in names:

@@ -57,7 +57,11 @@ class ParameterNode(LifecycleNode):
         return result
 
     def _read(self) -> Parameters:
-        return Parameters(**{name: self.get_parameter(name).value for name in _NAMES})
+        values = {name: self.get_parameter_or(name).value for name in _NAMES}
+        for name, value in values.items():
+            if value is None:  # an empty list has no type in YAML
+                raise ValueError(f"{name} is empty; expected a list like [front, left] or ['']")
+        return Parameters(**values)
 
     def _validate(self, requested: list[Parameter]) -> SetParametersResult:
         """Judge a request; nothing is changed here, as rclpy may still refuse it."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rclpy
+import yaml
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -122,10 +123,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_files(arguments: Sequence[str]) -> None:
-    """Raise OSError if a parameter file is missing: rcl's own error has many lines."""
+    """Raise OSError or ValueError for a parameter file that rcl refuses with several lines."""
     for option, path in itertools.pairwise(arguments):
-        if option == "--params-file" and not Path(path).is_file():
+        if option != "--params-file":
+            continue
+        if not Path(path).is_file():
             raise OSError(f"parameter file {path} does not exist")
+        try:
+            nodes = yaml.safe_load(Path(path).read_text("utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"parameter file {path} is no YAML: {error}") from error
+        if not isinstance(nodes, dict) or not _has_parameters(nodes):
+            raise ValueError(f"parameter file {path}: expected NODE: ros__parameters: NAME: VALUE")
+
+
+def _has_parameters(nodes: dict) -> bool:
+    """Return whether each node, at any depth of namespaces, has a table of parameters."""
+    return all(
+        isinstance(value, dict) and (name == "ros__parameters" or _has_parameters(value))
+        for name, value in nodes.items()
+    )
 
 
 def _one_line(error: Exception) -> str:
