@@ -233,8 +233,8 @@ class GroundParameters:
     camera_pitch_rad: float = parameter(
         0.0,
         Effect.CONFIGURE,
-        "Pitch of the camera in base_frame, nose down (as in a URDF). Metres by the road use it for "
-        "a camera that sees no sky; at 0 they learn it from images with sky.",
+        "Pitch of the camera in base_frame, nose down (as in a URDF). Metres by the road use it "
+        "for a camera that sees no sky; at 0 they learn it from images with sky.",
         low=-math.pi / 2,
         high=math.pi / 2,
     )
