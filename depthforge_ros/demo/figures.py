@@ -76,7 +76,7 @@ class Figures:
 
     def _errors(self, mark: str, seen: Seen) -> dict[str, str]:
         truth = self._drive.truth.get(mark)
-        if truth is None:
+        if truth is None or seen.labels is None:
             return {}
         confusion, errors = Confusion(len(self._labels)), DepthErrors()
         confusion.add(truth.labels, seen.labels)

@@ -89,7 +89,7 @@ class Painter:
         A missing answer is black with the reason.
         """
         if self._tile is None:
-            self._tile = tile_size(*seen.rgb.shape[:2], self._tile_px)
+            self._tile = tile_size(seen.rgb.shape[0], seen.rgb.shape[1], self._tile_px)
         image = fitted(seen.rgb, self._tile, cv2.INTER_AREA)
         mask = self._missing("dropped") if seen.labels is None else self._mask(seen, image)
         if seen.depth is not None:
@@ -101,12 +101,15 @@ class Painter:
         return image, mask, depth
 
     def _mask(self, seen: Seen, image: np.ndarray) -> np.ndarray:
+        assert self._tile is not None
+        assert seen.labels is not None
         colors = fitted(self._palette[seen.labels], self._tile, cv2.INTER_NEAREST)
         labels = fitted(seen.labels, self._tile, cv2.INTER_NEAREST, UNLABELLED)
         mixed = cv2.addWeighted(image, 0.35, colors, 0.65, 0)
         return np.where((labels != UNLABELLED)[..., None], mixed, image)
 
     def _missing(self, text: str) -> np.ndarray:
+        assert self._tile is not None
         width, height = self._tile
         black = np.zeros((height, width, 3), np.uint8)
         write(black, text, (8, 18))
@@ -178,7 +181,7 @@ class Film:
     def add(self, rgb: np.ndarray) -> None:
         """Append a frame [H, W, 3] uint8."""
         if self._writer is None:
-            fourcc = cv2.VideoWriter_fourcc(*"vp09")
+            fourcc = cv2.VideoWriter.fourcc(*"vp09")
             size = (rgb.shape[1], rgb.shape[0])
             self._writer = cv2.VideoWriter(str(self._path), fourcc, self._rate_hz, size)
             self.written = self._writer.isOpened()

@@ -158,7 +158,8 @@ class DepthErrors:
         rows = np.array(self._rows)  # [images, 4]
         compared = rows[~np.isnan(rows[:, 0]), :3]
         means = compared.mean(0) if len(compared) else np.full(3, np.nan)
-        return DepthScores(len(rows), *map(float, means), float(rows[:, 3].mean()))
+        abs_rel, rmse, delta = map(float, means)
+        return DepthScores(len(rows), abs_rel, rmse, delta, float(rows[:, 3].mean()))
 
 
 def metric_from_relative(inverse: np.ndarray, truth_m: np.ndarray) -> np.ndarray:

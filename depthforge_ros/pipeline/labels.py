@@ -61,7 +61,7 @@ def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
     winner = np.zeros(best.shape, np.uint8)
     for index in range(1, len(maps)):
         better = cv2.compare(maps[index], best, cv2.CMP_GT)  # 255 where it is
-        cv2.max(winner, cv2.bitwise_and(better, index), winner)  # indices only rise
+        cv2.max(winner, cv2.bitwise_and(better, index), winner)  # type: ignore[call-overload]  # indices only rise
         cv2.max(maps[index], best, best)
     return torch.from_numpy(best), torch.from_numpy(winner)
 
@@ -124,7 +124,8 @@ def _cells_between_different(winner: Tensor) -> tuple[Tensor, Tensor]:
     differs[:, :-1] |= across
     differs[:-1, :-1] |= across[1:]
     differs[:-1] |= winner[1:] != winner[:-1]
-    return differs.nonzero(as_tuple=True)
+    rows, columns = differs.nonzero(as_tuple=True)
+    return rows, columns
 
 
 def _fine_pixels(

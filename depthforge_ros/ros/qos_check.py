@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import rclpy
 from rclpy.node import Node
@@ -84,5 +85,5 @@ def why_not(publisher: QoSProfile, subscription: QoSProfile) -> str:
     return ", ".join(text.removeprefix("ERROR: ") for text in faults)
 
 
-def _name(endpoint: object) -> str:
+def _name(endpoint: Any) -> str:
     return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"

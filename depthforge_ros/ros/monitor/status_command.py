@@ -10,6 +10,7 @@ import sys
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
 
 from depthforge_ros.ros.harness.node_process import interruptible
 from depthforge_ros.ros.monitor.listener import listening, spin
@@ -100,7 +101,7 @@ class Watch:
         ]
 
 
-def absence(node: object, name: str, timeout_s: float) -> str:
+def absence(node: Node, name: str, timeout_s: float) -> str:
     """Return the line for no report in time: who publishes /diagnostics, in which domain."""
     domain = os.environ.get("ROS_DOMAIN_ID") or "0"
     publishers = node.get_publishers_info_by_topic("/diagnostics")
@@ -112,7 +113,7 @@ def absence(node: object, name: str, timeout_s: float) -> str:
     )
 
 
-def _lines(node: object, watch: Watch) -> int:
+def _lines(node: Node, watch: Watch) -> int:
     """Print one line a report, for pipes and log files."""
     from depthforge_ros.ros.monitor.status_table import line
 

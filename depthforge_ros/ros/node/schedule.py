@@ -100,14 +100,14 @@ class Schedule(Generic[Item]):
             if self._closed:
                 return None
             served = self._next()
-            taken = [self._items.pop(camera) for camera in served]
+            taken = [item for camera in served if (item := self._items.pop(camera)) is not None]
             self._items |= dict.fromkeys(served)
             return taken
 
     def clear(self) -> list[str]:
         """Forget all items. Returns the cameras that had one."""
         with self._changed:
-            held = self._waiting()
+            held = list(self._waiting())
             self._items = dict.fromkeys(self._items)
             return held
 
@@ -117,11 +117,12 @@ class Schedule(Generic[Item]):
             self._closed = True
             self._changed.notify_all()
 
-    def _waiting(self) -> list[str]:
-        return [camera for camera, item in self._items.items() if item is not None]
+    def _waiting(self) -> dict[str, Item]:
+        return {camera: item for camera, item in self._items.items() if item is not None}
 
     def _next(self) -> list[str]:
-        first, *others = self._waiting()
-        key, most = self._together(self._items[first])
-        fitting = [c for c in others if most > 1 and self._together(self._items[c])[0] == key]
+        waiting = self._waiting()
+        first, *others = waiting
+        key, most = self._together(waiting[first])
+        fitting = [c for c in others if most > 1 and self._together(waiting[c])[0] == key]
         return [first, *fitting][: max(most, 1)]
