@@ -87,7 +87,8 @@ def load_state(folder: Path, config: TrainConfig, variant: Variant) -> dict[str,
             if key not in RESUMABLE_CHANGES and stored.get(key) != expected[key]
         ]
     if differences:
-        raise ResumeError(f"{path} is of another run: {'; '.join(differences)}")
+        hint = "another `output` starts a new run"
+        raise ResumeError(f"{path} is of another run: {'; '.join(differences)}; {hint}")
     return state
 
 

@@ -16,7 +16,7 @@ from depthforge_ros.learning.losses import LossSettings
 from depthforge_ros.learning.samples import SampleSource
 from depthforge_ros.learning.street_cache import HeldOutStreets, RenderSettings, StreetCache
 from depthforge_ros.street import CONDITIONS
-from depthforge_ros.variant import Variant, load_variant
+from depthforge_ros.variant import LabelSet, Variant, load_variant
 
 
 class Stage(Enum):
@@ -214,9 +214,14 @@ def read_config(path: Path) -> TrainConfig:
     return dataclass_yaml.read_yaml(path, TrainConfig, {})
 
 
-def open_dataset(settings: DatasetSettings) -> SampleSource:
-    """The data set itself. Raises DatasetLayoutError where its files are missing."""
+def open_dataset(settings: DatasetSettings, labels: LabelSet | None = None) -> SampleSource:
+    """Return the data set, with the ids of the label set (None: Cityscapes' trainIds).
+
+    Raise DatasetLayoutError if its files are missing, ValueError if it cannot have the label set.
+    """
     source = open_untaught(settings)
+    if labels is not None:
+        source = datasets.with_label_set(source, labels, settings.kind is DatasetKind.FOLDER)
     return source if settings.taught is None else Taught(source, settings.taught)
 
 

@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from depthforge_ros.frame import UNLABELLED
 from depthforge_ros.learning import label_ids
 from depthforge_ros.learning.label_ids import ClassMerge, MapillaryMapping
 from depthforge_ros.learning.samples import (
+    REFUSED,
     Sample,
+    SampleSource,
     UnreadableImageError,
+    label_table,
     read_ids,
     read_ids_16bit,
     read_labels,
     read_rgb,
 )
+from depthforge_ros.variant import LabelSet, load_labels
 
 ACDC_CONDITIONS = ("fog", "night", "rain", "snow")
 
@@ -74,6 +80,53 @@ class FolderDataset:
                 f"{entry.image}: image is {list(rgb.shape[:2])}, its label {list(labels.shape)}"
             )
         return Sample(rgb, labels, None, self.domain, entry.condition, entry.name)
+
+
+def with_label_set(source: SampleSource, labels: LabelSet, has_own_ids: bool) -> SampleSource:
+    """Return the data set with the ids of the label set instead of Cityscapes' 19 trainIds.
+
+    has_own_ids: its files hold the set's ids already. Otherwise classes are mapped by name; one
+    that the set lacks becomes unlabelled. Raise ValueError for sets that cannot be mapped.
+    """
+    names = [label.name for label in load_labels("cityscapes").classes]
+    if [label.name for label in labels.classes] == names:
+        return source
+    if not isinstance(source, FolderDataset) or source.merge is not None:
+        raise ValueError(
+            f"{source.domain} has the classes of cityscapes only; label set {labels.name!r} has "
+            "others"
+        )
+    if has_own_ids:
+        table = label_table({index: index for index in range(len(labels))}, known=len(labels))
+    else:
+        own = [labels.id_of(name) for name in names]
+        to_own = np.full(256, UNLABELLED, np.int16)
+        to_own[: len(names)] = [UNLABELLED if index is None else index for index in own]
+        table = np.where(source.table == REFUSED, REFUSED, to_own[source.table])
+    return replace(source, table=table)
+
+
+def check_labels(source: FolderDataset) -> None:
+    """Read every label image.
+
+    Raise ValueError with a line for each that is unreadable, holds an id that is no class, or has
+    another size than its image.
+    """
+    faults = []
+    for entry in tqdm(source.entries, desc=f"labels of {source.domain}", disable=None):
+        if entry.label is None:
+            continue
+        try:
+            shape = read_labels(entry.label, source.table, source.read).shape
+            with Image.open(entry.image) as image:
+                size = image.size[::-1]
+            if shape != size:
+                faults.append(f"{entry.label}: size is {list(shape)}, its image's {list(size)}")
+        except (ValueError, UnreadableImageError, OSError) as error:
+            faults.append(str(error))
+    if faults:
+        head = f"{len(faults)} of {len(source)} labels of {source.domain} are invalid:"
+        raise ValueError("\n  ".join([head, *faults]))
 
 
 def cityscapes(root: Path, split: str) -> FolderDataset:
@@ -247,7 +300,7 @@ def folder(root: Path, split: str, conditions: tuple[str, ...] = ()) -> FolderDa
     """
     tree = f"""
         images/{split}/CONDITION/NAME.jpg        (or .png; CONDITION is any word, say night)
-        labels/{split}/CONDITION/NAME.png        (8 bit, trainId 0..18, 255 unlabelled)"""
+        labels/{split}/CONDITION/NAME.png        (8 bit, class ids from 0, 255 unlabelled)"""
     images, labels = root / "images" / split, root / "labels" / split
 
     def label(image: Path) -> Path:

@@ -293,7 +293,8 @@ class Run:
             every=self.processes,
             end=end * config.accumulate * self.processes,
         )
-        sources = [open_dataset(settings) for settings in config.train]
+        labels = self.task.network.variant.labels
+        sources = [open_dataset(settings, labels) for settings in config.train]
         weights = [settings.weight for settings in config.train]
         self.data = {source.domain: len(source) for source in sources}
         stream = BatchStream(sources, weights, config.augment, share, config.seed)
@@ -317,7 +318,7 @@ class Run:
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast)
         with Swapped(self.parameters, self.average), torch.no_grad(), autocast:
             for settings in self.config.validate:
-                source = open_dataset(settings)
+                source = open_dataset(settings, self.task.network.variant.labels)
                 measured = self.task.validate(source, self.config.validate_samples)
                 name = settings.kind.value
                 line = {f"{name}/{key}": value for key, value in measured.items()}

@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from depthforge_ros.frame import Frame, Prediction
 from depthforge_ros.learning.config import DatasetKind, DatasetSettings, open_dataset
+from depthforge_ros.learning.datasets import with_label_set
 from depthforge_ros.learning.label_ids import ClassMerge, MapillaryMapping
 from depthforge_ros.learning.metrics import Calibration, Confusion, DepthErrors, DepthScores
 from depthforge_ros.learning.samples import Sample, SampleSource, Skipped, UnreadableImageError
 from depthforge_ros.learning.street_cache import HeldOutStreets
 from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
 from depthforge_ros.street import CONDITIONS
+from depthforge_ros.variant import LabelSet
 
 
 class Protocol(Enum):
@@ -127,11 +129,15 @@ class Tally:
         )
 
 
-def source_of(settings: DatasetSettings) -> SampleSource:
-    """Return the data set to evaluate on: each held-out street under every condition."""
-    if settings.kind is DatasetKind.STREET_HELD_OUT:
-        return HeldOutStreets(settings.frames, settings.only or CONDITIONS, every_condition=True)
-    return open_dataset(settings)
+def source_of(settings: DatasetSettings, labels: LabelSet | None = None) -> SampleSource:
+    """Return the data set to evaluate on: each held-out street under every condition.
+
+    labels: whose ids the samples have; None: Cityscapes'.
+    """
+    if settings.kind is not DatasetKind.STREET_HELD_OUT:
+        return open_dataset(settings, labels)
+    source = HeldOutStreets(settings.frames, settings.only or CONDITIONS, every_condition=True)
+    return source if labels is None else with_label_set(source, labels, has_own_ids=False)
 
 
 def name_of(settings: DatasetSettings) -> str:
@@ -157,9 +163,9 @@ def score_dataset(
     of the variant's classes, or the protocol does not cover the data set or the variant.
     """
     view = VIEWS[protocol](pipeline, settings)
-    source, name = source_of(settings), name_of(settings)
-    merge: ClassMerge | None = getattr(source, "merge", None)
     labels = pipeline.engine.variant.labels
+    source, name = source_of(settings, labels), name_of(settings)
+    merge: ClassMerge | None = getattr(source, "merge", None)
     classes = tuple(label.name for label in labels.classes) if merge is None else merge.names
     total = Tally(len(classes))
     conditions: dict[str, Tally] = {}

@@ -25,14 +25,17 @@ from depthforge_ros.learning.batches import BatchStream, Share
 from depthforge_ros.learning.checkpoints import remove_partials
 from depthforge_ros.learning.config import (
     Ablation,
+    DatasetKind,
     DatasetSettings,
     Stage,
     TrainConfig,
     open_dataset,
+    open_untaught,
     read_config,
 )
+from depthforge_ros.learning.datasets import FolderDataset, check_labels, with_label_set
 from depthforge_ros.learning.distil.one_encoder import merge_encoders
-from depthforge_ros.learning.loop import NotFiniteError, Run
+from depthforge_ros.learning.loop import WEIGHTS, NotFiniteError, Run
 from depthforge_ros.learning.pretrain import DepthTask, JointTask, VisualTask
 from depthforge_ros.learning.street_cache import StreetCache
 from depthforge_ros.learning.tasks import MethodTask, Task
@@ -53,15 +56,26 @@ MERGE_SAMPLES = 120
 def configure(parser: ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("config", type=Path, help="yaml file; see config/train/")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="stop at this step of the plan; default: its end"
+    )
 
 
 def run(args: Namespace) -> int:
-    """Train until the end; a run that was stopped goes on where it was last saved.
-
-    1 where the loss became NaN.
-    """
+    """Train to the end, or resume where the run was last saved. Return 1 if the loss became NaN."""
     config = read_config(args.config)
+    if args.steps is not None and not 1 <= args.steps <= config.steps:
+        raise ValueError(
+            f"--steps is {args.steps}; the plan of {args.config} is 1..{config.steps}. "
+            + how_to_go_on(config.output)
+        )
+    labels = config.load_variant().labels
+    for settings in (*config.train, *config.validate):
+        if settings.kind is DatasetKind.FOLDER:
+            source = with_label_set(open_untaught(settings), labels, has_own_ids=True)
+            assert isinstance(source, FolderDataset)
+            check_labels(source)
     device = join_processes(args.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -72,7 +86,7 @@ def run(args: Namespace) -> int:
         for settings in config.train:
             if settings.render is not None:
                 wait_for_frames(settings, renderers)
-        train(config, device, main_process=main_process)
+        train(config, device, main_process=main_process, until=args.steps)
         if dist.is_initialized():
             dist.barrier()  # the first process still writes and validates; nobody leaves before it
     except NotFiniteError as error:
@@ -87,17 +101,29 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def train(config: TrainConfig, device: torch.device, *, main_process: bool) -> None:
-    """Build the run, resume it where it can be, and train.
+def train(
+    config: TrainConfig, device: torch.device, *, main_process: bool, until: int | None = None
+) -> None:
+    """Build the run, resume it if it was saved, and train to step `until` (None: the end).
 
-    What it holds of the process group is gone on return, before the group itself is.
+    What it holds of the process group is released on return, before the group itself is.
     """
     training = Run(build_task(config), config, device)
     if main_process:
         remove_partials(config.output)
     if training.resume():
         tqdm.write(f"resumed at step {training.step}")
-    training.train()
+        if training.step >= config.steps:
+            tqdm.write(f"the run is complete. {how_to_go_on(config.output)}")
+    training.train(until)
+
+
+def how_to_go_on(output: Path) -> str:
+    """Return how to train longer than a plan, whose schedule depends on its number of steps."""
+    return (
+        "To train longer, write a configuration with its own `output` and `steps`, and "
+        f"{output / WEIGHTS} last in `weights`"
+    )
 
 
 def join_processes(device: str | None) -> torch.device:
@@ -163,7 +189,8 @@ def start_joint(network: DepthForge, config: TrainConfig) -> None:
 
 def training_stream(config: TrainConfig, seed: int) -> BatchStream:
     """Return the samples of the run under another seed, for looking at the data beforehand."""
-    sources = [open_dataset(settings) for settings in config.train]
+    labels = config.load_variant().labels
+    sources = [open_dataset(settings, labels) for settings in config.train]
     weights = [settings.weight for settings in config.train]
     return BatchStream(sources, weights, config.augment, Share(1, 0, 1, 0), seed)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, DepthForge, frozen_parts
 from depthforge_ros.network.weights.files import WeightsError, WeightsFile, open_weights
-from depthforge_ros.network.weights.load import refuse_other_encoders, refuse_other_variants
+from depthforge_ros.network.weights.load import listed, refuse_other_encoders, refuse_other_variants
 from depthforge_ros.network.weights.names import (
     STORED_BUT_UNUSED,
     Layout,
@@ -84,10 +84,10 @@ class Conversion:
 def convert(
     variant: Variant, paths: Sequence[Path], stored: tuple[int, int] | None = None
 ) -> Conversion:
-    """The parts of the variant that the files hold, each of them whole.
+    """Return the parts of the variant that the files hold, each complete.
 
-    stored: rows and columns of position tables that are not square. Raises WeightsError naming
-    every size and name that does not fit.
+    A part that several files hold comes from the last. stored: rows and columns of position tables
+    that are not square. Raise WeightsError naming every size and name that does not fit.
     """
     shapes = shapes_of(variant)
     state: dict[str, Tensor] = {}
@@ -107,8 +107,11 @@ def convert(
         faults += [f"unexpected {key} in {path.name}" for key in unknown]
         for ours, tensor in _fitted(file, names, variant, stored):
             part = ours.partition(".")[0]
+            if made_from.get(part, path.name) != path.name:  # the last file gives the whole part
+                state = {n: v for n, v in state.items() if n.partition(".")[0] != part}
+                made_from[part] = path.name
             if ours in state:
-                faults.append(f"{ours} is in {made_from[part]} and in {path.name}")
+                faults.append(f"{ours} is in {path.name} twice")
             elif tuple(tensor.shape) != shapes[ours]:
                 expected = list(shapes[ours])
                 faults.append(f"{ours} in {path.name} is {list(tensor.shape)}, expected {expected}")
@@ -125,7 +128,7 @@ def convert(
     if faults or sizes or not state:
         found = f"cannot become variant {variant.name!r}, {len(faults)} faults:"
         head = f"{', '.join(map(str, paths))} {found}"
-        raise WeightsError("\n  ".join([head, *sizes, *faults]))
+        raise WeightsError("\n  ".join([head, *sizes, *listed(faults, paths)]))
     parts = (part for part in (*frozen_parts(variant), *ADAPTER_PARTS) if part in made_from)
     return Conversion(variant, state, {part: made_from[part] for part in parts}, trained_crop)
 

@@ -86,13 +86,29 @@ def test_every_fault_is_listed_and_nothing_is_loaded(tmp_path, variant, author_s
         assert torch.equal(before[name], tensor)
 
 
-def test_a_name_in_two_files_is_refused(tmp_path, variant, author_state):
-    save_file(
-        {"backbone.cls_token": author_state["backbone.cls_token"]}, tmp_path / "b.safetensors"
-    )
-    paths = [TINY / "tiny_weights.safetensors", tmp_path / "b.safetensors"]
-    with pytest.raises(WeightsError, match=r"cls_token is in tiny_weights\.safetensors and in b"):
-        load_weights(DepthForge(variant), variant, paths)
+def test_the_last_file_gives_the_whole_of_each_part_it_holds(tmp_path, variant, author_state):
+    base = TINY / "tiny_weights.safetensors"
+    network = DepthForge(variant)
+    load_weights(network, variant, [base])
+    tuned = {
+        name: value + 1
+        for name, value in network.state_dict().items()
+        if name.startswith(("tokens.", "refinement.", "pixel_decoder.", "mask_decoder."))
+    }
+    save_file(tuned, tmp_path / "adapter.safetensors")
+    both = DepthForge(variant)
+    load_weights(both, variant, [base, tmp_path / "adapter.safetensors"])
+    for name, value in both.state_dict().items():
+        assert torch.equal(value, tuned.get(name, network.state_dict()[name])), name
+    load_weights(both, variant, [tmp_path / "adapter.safetensors", base])
+    assert torch.equal(both.tokens.a, network.tokens.a)
+    token = {"backbone.cls_token": author_state["backbone.cls_token"]}
+    save_file(token, tmp_path / "b.safetensors")  # a part of a part
+    with pytest.raises(WeightsError, match=r"missing visual\.pos_embed") as caught:
+        load_weights(both, variant, [base, tmp_path / "b.safetensors"])
+    *_, last = str(caught.value).split("\n  ")
+    count = sum(name.startswith("visual.") for name in network.state_dict())
+    assert last.startswith(f"… and {count - 1 - 12} more; `depthforge weights inspect` shows")
 
 
 def test_another_variant_is_refused_with_the_differing_sizes(tmp_path, variant):

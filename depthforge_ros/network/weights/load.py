@@ -25,6 +25,9 @@ ENCODER_PARTS = ("visual", "depth", "depth_head")
 WHATEVER_READS_IT = {"name", "crop", "mean", "std"}
 """Fields of a variant that bind every part."""
 
+MAX_LISTED = 12
+"""Faults of names that an error lists."""
+
 DEPTH_ENCODER_NAMES = ("depth.", "depth_anything.pretrained.")
 
 _log = logging.getLogger(__name__)
@@ -33,9 +36,10 @@ _log = logging.getLogger(__name__)
 def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) -> None:
     """Fill the network from one file, or from several that complete each other.
 
-    Logs which part came from which file. Raises WeightsError naming widths, depths and label sets
-    that differ and listing every missing, unexpected, misshapen and doubled name; the network is
-    then unchanged. Half-precision weights are widened to the network's type.
+    A part that several files hold comes from the last of them, whole. Logs which part came from
+    which file. Raise WeightsError naming widths, depths and label sets that differ and missing,
+    unexpected and misshapen names; the network is then unchanged. Half-precision weights are
+    widened to the network's type.
     """
     expected = dict(network.state_dict())
     aliases = {alias: name for name in expected for alias in aliases_of(name)}
@@ -43,22 +47,23 @@ def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) ->
     sizes: list[str] = []
     faults: list[str] = []
     files = [open_weights(path) for path in paths]
-    for file in files:
+    held = [{key: aliases[key] for key in file.shapes if key in aliases} for file in files]
+    for file, ours in zip(files, last_parts(held), strict=True):
         refuse_other_networks(file)
         refuse_other_encoders(file, variant)
-        ours = {key: aliases[key] for key in file.shapes if key in aliases}
         if file.variant is not None:
             refuse_other_variants(file, file.variant, variant, ours.values())
         shapes = shapes_by_our_names(file.shapes, {key: (name,) for key, name in ours.items()})
         sizes += other_sizes(file, shapes, variant)
-        for key, shape in file.shapes.items():
-            name = ours.get(key)
-            if name is None:
-                if not any(part in key for part in STORED_BUT_UNUSED):
-                    faults.append(f"unexpected {key} in {file.path.name}")
-                continue
+        faults += [
+            f"unexpected {key} in {file.path.name}"
+            for key in file.shapes
+            if key not in aliases and not any(part in key for part in STORED_BUT_UNUSED)
+        ]
+        for key, name in ours.items():
+            shape = file.shapes[key]
             if name in found:
-                faults.append(f"{key} is in {found[name][0].path.name} and in {file.path.name}")
+                faults.append(f"{name} is in {file.path.name} twice")
             elif shape != tuple(expected[name].shape):
                 faults.append(f"{key} is {list(shape)}, expected {list(expected[name].shape)}")
             found.setdefault(name, (file, key))
@@ -72,6 +77,31 @@ def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) ->
                 expected[keys[key]].copy_(tensor)
     for path, parts in _parts_by_file({name: found[name][0].path for name in expected}).items():
         _log.info("%s from %s", ", ".join(parts), path)
+
+
+def last_parts(held: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return of each file what no later file holds, part by part.
+
+    held: our name of each key, by file.
+    """
+    kept: list[dict[str, str]] = []
+    later: set[str] = set()
+    for names in reversed(held):
+        kept.insert(0, {k: n for k, n in names.items() if n.partition(".")[0] not in later})
+        later |= {name.partition(".")[0] for name in names.values()}
+    return kept
+
+
+def listed(faults: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Return the first faults, and how many more there are and what shows them."""
+    if len(faults) <= MAX_LISTED:
+        return list(faults)
+    more = len(faults) - MAX_LISTED
+    files = " or ".join(map(str, paths))
+    return [
+        *faults[:MAX_LISTED],
+        f"… and {more} more; `depthforge weights inspect` shows what {files} holds",
+    ]
 
 
 def _parts_by_file(files: Mapping[str, Path]) -> dict[Path, list[str]]:
@@ -153,6 +183,6 @@ def _refusal(
             f"{variant.name!r}, {len(faults)} faults:",
             *hints,
             *sizes,
-            *faults,
+            *listed(faults, [file.path for file in files]),
         ]
     )
