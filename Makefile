@@ -37,7 +37,13 @@ help:
 	@echo '                    build of several GB and the CPU is enough, give the CPU build instead:'
 	@echo '                    TORCH="torch==2.13.0+cpu --extra-index-url URL-of-the-CPU-builds"'
 
-demo: $(STAMP)
+# Before the installation, which takes minutes.
+.PHONY: images
+images:
+	@test -z '$(IMAGES)' || test -d '$(IMAGES)' || { \
+	    echo 'IMAGES is $(IMAGES), which is not a folder' >&2; exit 1; }
+
+demo: images $(STAMP)
 	$(BIN)/depthforge demo $(if $(IMAGES),--images "$(IMAGES)") \
 	    $(if $(FOV),--fov "$(FOV)") --out "$(OUT)"
 
