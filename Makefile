@@ -68,5 +68,5 @@ $(STAMP): setup.py setup.cfg pyproject.toml package.xml
 	@echo 'Installing into $(VENV): some minutes and, with the CPU build of PyTorch, 1.5 GB.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(TORCH)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[ros,train,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[ros,train,hub,test]'
 	@touch $@

@@ -21,9 +21,8 @@ from depthforge_ros.variant import (
     variant_differences,
     variant_names,
 )
-from depthforge_ros.weights import catalogue, inspection
+from depthforge_ros.weights import catalogue, hub, inspection
 from depthforge_ros.weights.convert import Conversion, convert
-from depthforge_ros.weights.download import download
 
 PUBLISHED = "published"
 """Folder, beside ours, of files as their makers publish them."""
@@ -147,7 +146,7 @@ def _fetch(args: argparse.Namespace) -> int:
         print(f"{part}: {source.file}{size}, {licence}", flush=True)
         url = f"{args.mirror.rstrip('/')}/{source.file}" if args.mirror else source.url
         files.append(args.folder / PUBLISHED / source.file)
-        digest = download(url, files[-1], source.sha256)
+        digest = hub.fetch(url, files[-1], source.sha256)
         if source.sha256 is None:
             print(f"{part}: SHA-256 {digest}; its authors publish none to compare with")
     _save(convert(variant, files), target)

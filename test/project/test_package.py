@@ -188,9 +188,9 @@ def asked_of_rosdep(tag: str) -> set[str]:
 
 def test_package_xml_asks_for_what_is_imported_and_for_nothing_else() -> None:
     imported = imported_by(SOURCE / NAME, SOURCE / "launch")
-    training = {"PIL", "scipy"}  # what setup.py has in its extra train: no vehicle needs it
+    training = {"PIL", "matplotlib", "scipy"}  # setup.py's extra train: no vehicle needs it
     from_pip = {"rosbags", "safetensors", "simplejpeg", "torch", "tensorrt", "torch_tensorrt"}
-    from_pip |= {"onnx", "onnx_ir", "onnxruntime", "rerun"}
+    from_pip |= {"huggingface_hub", "onnx", "onnx_ir", "onnxruntime", "rerun"}
     assert asked_of_rosdep("exec_depend") == imported - training - from_pip
     tested = imported_by(SOURCE / "test") - imported | training
     from_pip |= {"tensorboard"}
