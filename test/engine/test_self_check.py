@@ -68,7 +68,7 @@ def test_changed_weights_are_refused(reference):
         weight = network.mask_decoder.class_head.weight
         weight.add_(torch.randn_like(weight))
     verdict = check(EagerEngine(network, CPU), reference, SHAPES)
-    assert "96x64, image 1 of 1: scores of" in verdict.faults[0]
+    assert "96x64, night: scores of" in verdict.faults[0]
     assert verdict.agreement < 0.99
 
 
@@ -101,12 +101,12 @@ def endless_depth(scores, depth):
 @pytest.mark.parametrize(
     ("alter", "where", "reason"),
     [
-        (scale_scores, "96x64, image 1 of 1", "scores of all classes differ by up to"),
-        (scale_depth, "96x64, image 1 of 1", "depth differs by 2.00%; allowed 1%"),
-        (spoil_second_window, "96x64 batch 3, image 2 of 3", "scores of "),
-        (silence_class, "96x64, image 1 of 1", "scores of {class} differ by up to"),
-        (one_nan, "96x64, image 1 of 1", "scores are not all numbers"),
-        (endless_depth, "96x64, image 1 of 1", "depth are not all numbers"),
+        (scale_scores, "96x64, night", "scores of all classes differ by up to"),
+        (scale_depth, "96x64, night", "depth differs by 2.00%; allowed 1%"),
+        (spoil_second_window, "96x64 batch 3, rain, image 2 of 3", "scores of "),
+        (silence_class, "96x64, night", "scores of {class} differ by up to"),
+        (one_nan, "96x64, night", "scores are not all finite numbers"),
+        (endless_depth, "96x64, night", "depth are not all finite numbers"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -116,16 +116,69 @@ def test_wrong_answers_are_refused_with_what_is_wrong(reference, alter, where, r
     assert any(fault.startswith(where) and reason in fault for fault in verdict.faults), verdict
 
 
+@pytest.fixture(scope="module")
+def nano():
+    """The shipped network on the night image at 480x352: in fp32, and in bf16."""
+    variant = load_variant("nano")
+    network = load_network(variant, "")
+    images = check_images(Shape(352, 480))
+    answers = [EagerEngine(network, CPU, p)(images, depth=True) for p in ("fp32", "bf16")]
+    return [Fixed(variant, answer.scores, answer.depth) for answer in answers]
+
+
+def verdict_of_nano(nano, alter):
+    reference, engine = nano
+    return check(Altered(engine, alter), reference, [Shape(352, 480)], thorough=False)
+
+
+def test_bf16_passes_with_trained_weights(nano):
+    verdict = verdict_of_nano(nano, lambda scores, depth: None)
+    assert verdict.faults == ()
+    assert 0.9995 < verdict.agreement < 1
+    assert 0.8 < verdict.class_iou < 1
+    assert 0.005 < verdict.bin_error < 0.03
+
+
+def farther(share, factor):
+    """The nearest pixels, a share of all, moved away; hardly seen in the mean."""
+
+    def alter(scores, depth):
+        nearest = depth <= depth.flatten().kthvalue(int(share * depth.numel())).values
+        depth[nearest] *= factor
+
+    return alter
+
+
+def erase_traffic_light(scores, depth):
+    scores[:, 6] = 0
+
+
+@pytest.mark.parametrize(
+    ("alter", "reason"),
+    [
+        (farther(0.05, 2.0), "night: depth from 2.64 to 3.42 differs by 102.3% at the 95% quanti"),
+        (farther(0.08, 1.5), "night: depth from 2.64 to 3.42 differs by 51.8% at the 95% quantile"),
+        (erase_traffic_light, "night: IoU of traffic light is 0.0% or more; expected 70%"),
+    ],
+    ids=["nearest_5_percent", "nearest_8_percent", "traffic_light"],
+)
+def test_small_faults_of_trained_networks_are_refused(nano, alter, reason):
+    assert any(reason in fault for fault in verdict_of_nano(nano, alter).faults)
+
+
 class Fixed:
     """An engine that answers the same whatever it sees."""
 
     device = CPU
 
-    def __init__(self, variant, scores):
+    backend = precision = "fixed"
+
+    def __init__(self, variant, scores, depth=None):
         self.variant, self._scores = variant, scores
+        self._depth = torch.ones(1, 64, 96) if depth is None else depth
 
     def __call__(self, crops, *, depth):
-        return CropOutput(self._scores, torch.ones(1, 64, 96))
+        return CropOutput(self._scores, self._depth)
 
 
 def test_labels_are_compared_where_the_reference_is_decided(reference):
@@ -140,7 +193,7 @@ def test_labels_are_compared_where_the_reference_is_decided(reference):
     seen[:, 1, :, 48:50] = 0.51
     verdict = check(Fixed(variant, seen), Fixed(variant, scores), SHAPES[:1])
     assert verdict.agreement == pytest.approx(1 - 2 / 48)
-    assert verdict.faults == ("96x64, image 1 of 1: labels agree on 95.83%; expected 99%",)
+    assert verdict.faults == ("96x64, night: labels agree on 95.83%; expected 99%",)
 
 
 def test_wrong_sizes_are_refused(reference):
