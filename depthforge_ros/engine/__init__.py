@@ -4,6 +4,7 @@
 from depthforge_ros.engine.candidate import Request
 from depthforge_ros.engine.engine import CancelledError, CropOutput, Engine, Journal, Shape
 from depthforge_ros.engine.load import INSTANT, UNTRAINED, build_engine
+from depthforge_ros.engine.memory_fallback import FallbackEngine
 from depthforge_ros.engine.select import select_engine
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CancelledError",
     "CropOutput",
     "Engine",
+    "FallbackEngine",
     "Journal",
     "Request",
     "Shape",

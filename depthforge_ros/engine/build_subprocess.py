@@ -122,10 +122,20 @@ def main() -> int:
         shape = Shape(job.height, job.width, job.batch)
         BACKENDS[job.backend].build(network, shape, job.precision, Path(job.folder))
     except Exception as error:
-        text = " ".join(str(error).split())
-        print(f"\n{type(error).__name__}: {text}", flush=True)
+        print(f"\n{_description(error)}", flush=True)
         return 1
     return 0
+
+
+def _description(error: BaseException) -> str:
+    """Return the root cause first: compilers wrap it in texts that contain whole graphs."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    text = f"{type(root).__name__}: {' '.join(str(root).split())}"
+    if root is not error:
+        text += f" (in {type(error).__name__}: {' '.join(str(error).split())[:80]})"
+    return text
 
 
 if __name__ == "__main__":

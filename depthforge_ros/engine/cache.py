@@ -28,6 +28,7 @@ from depthforge_ros.engine.engine import CancelledError, Shape, cpu_flags
 from depthforge_ros.file_lock import try_lock
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.resources import sha256_of
+from depthforge_ros.variant import Variant
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -35,6 +36,8 @@ LIMIT_BYTES = 20 << 30
 LOCK_POLL_S = 0.1
 UNFINISHED = ".unfinished-"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+JETSON_POWER_MODE = Path("/var/lib/nvpmodel/status")
+"""`pmode:0000` and the like, written by nvpmodel."""
 
 Key = Mapping[str, str]
 """Everything that an engine depends on, by name."""
@@ -96,7 +99,7 @@ class EngineCache:
                 "files": {name: _size_and_hash(unfinished / name) for name in names},
             }
             (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-            shutil.rmtree(entry, ignore_errors=True)  # a damaged one
+            self.remove(key)  # a damaged one
             unfinished.rename(entry)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -107,6 +110,22 @@ class EngineCache:
     def remove(self, key: Key) -> None:
         """Remove the entry of a key, if it can be."""
         shutil.rmtree(self.folder / entry_name(key), ignore_errors=True)
+        self._check_file(key).unlink(missing_ok=True)
+
+    def was_checked(self, key: Key, check: str) -> bool:
+        """Return whether the entry passed a check of this name, see `record_check`."""
+        try:
+            return self._check_file(key).read_text("utf-8") == check
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def record_check(self, key: Key, check: str) -> None:
+        """Record, if the cache can be written, that the entry passed a check of this name."""
+        with contextlib.suppress(OSError):
+            self._check_file(key).write_text(check, "utf-8")
+
+    def _check_file(self, key: Key) -> Path:
+        return self.folder / f"{entry_name(key)}.checked"
 
     @contextlib.contextmanager
     def lock(
@@ -156,6 +175,7 @@ class EngineCache:
                 return
             if entry != kept:  # files that a process has mapped stay readable to it
                 shutil.rmtree(entry, ignore_errors=True)
+                entry.with_suffix(".checked").unlink(missing_ok=True)
                 total -= size
 
 
@@ -165,7 +185,7 @@ def entry_name(key: Key) -> str:
 
 
 def engine_key(
-    network: DepthForge,
+    variant: Variant,
     weights: str,
     backend: str,
     precision: str,
@@ -175,8 +195,8 @@ def engine_key(
 ) -> Key:
     """Return the key of an engine. weights: from `weights_hash`. versions: of the backend."""
     return {
-        "variant": network.variant.name,
-        "sizes": hashlib.sha256(repr(network.variant).encode()).hexdigest(),
+        "variant": variant.name,
+        "sizes": hashlib.sha256(repr(variant).encode()).hexdigest(),
         "weights": weights,
         "code": code_hash(),
         "backend": backend,
@@ -210,10 +230,14 @@ def code_hash() -> str:
 
 def _device_identity(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
+        gpu = torch.cuda.get_device_properties(device)
         return {
-            "device": torch.cuda.get_device_name(device),
-            "capability": ".".join(map(str, capability)),
+            # All modules of a Jetson family have one name: they differ in what follows.
+            "device": gpu.name,
+            "capability": f"{gpu.major}.{gpu.minor}",
+            "multiprocessors": str(gpu.multi_processor_count),
+            "memory": f"{gpu.total_memory >> 30} GiB",
+            "power_mode": power_mode(),
             "cuda": str(torch.version.cuda),
             "driver": driver_major(),
         }
@@ -232,6 +256,17 @@ def driver_major(version: Path = NVIDIA_DRIVER) -> str:
     except OSError:
         match = None
     return match[1] if match else "unknown"
+
+
+def power_mode(status: Path = JETSON_POWER_MODE) -> str:
+    """Return the power mode that nvpmodel set on a Jetson, "none" on other machines.
+
+    Kernels are selected by their speed at the clocks of the mode.
+    """
+    try:
+        return status.read_text("utf-8", errors="replace").strip() or "none"
+    except OSError:
+        return "none"
 
 
 def _size_and_hash(path: Path) -> dict[str, str | int]:

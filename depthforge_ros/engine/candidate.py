@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +12,7 @@ import torch
 
 from depthforge_ros.engine.backends import BACKENDS
 from depthforge_ros.engine.build_subprocess import BuildError, build_in_subprocess
-from depthforge_ros.engine.cache import EngineCache
+from depthforge_ros.engine.cache import EngineCache, weights_hash
 from depthforge_ros.engine.compiler import Build, CompiledEngine, Compiler, NetworkSource
 from depthforge_ros.engine.eager import EagerEngine
 from depthforge_ros.engine.engine import (
@@ -19,12 +21,15 @@ from depthforge_ros.engine.engine import (
     PRECISIONS,
     SIDE_MULTIPLE_PX,
     Journal,
+    Program,
     Shape,
     fast_precisions,
 )
 from depthforge_ros.engine.load import load_network, pick_device
 from depthforge_ros.engine.memory_fallback import is_out_of_memory
-from depthforge_ros.engine.self_check import Verdict, check
+from depthforge_ros.engine.self_check import Verdict, check, worst
+from depthforge_ros.network.depthforge import DepthForge
+from depthforge_ros.network.weights import WeightsError
 from depthforge_ros.resources import engines_folder
 from depthforge_ros.variant import Variant, load_variant
 
@@ -35,7 +40,7 @@ class Request:
 
     variant: an argument of load_variant. checkpoint: see build_engine. backend: AUTO, EAGER or one
     of BACKENDS. precision: AUTO or one of PRECISIONS. shapes: to compile for; none: the shapes in
-    the cache.
+    the cache. background: whether shapes that appear later are compiled while eager runs.
     """
 
     variant: str
@@ -44,6 +49,7 @@ class Request:
     backend: str = AUTO
     precision: str = AUTO
     shapes: tuple[Shape, ...] = ()
+    background: bool = False
     cache: EngineCache = field(default_factory=lambda: EngineCache(engines_folder()))
 
     def __post_init__(self) -> None:
@@ -58,7 +64,7 @@ class Request:
 
 
 class Candidates:
-    """Makes and checks the engines of a request. `reference` is eager fp32.
+    """Makes and checks the engines of a request. The network is loaded while it is needed.
 
     Raises ValueError or WeightsError if the variant, the weights or the device are wrong.
     """
@@ -71,54 +77,108 @@ class Candidates:
         build: Build = build_in_subprocess,
     ) -> None:
         self.request = request
+        self.variant = load_variant(request.variant)
         self.device = pick_device(request.device)
         self._journal = journal
-        self._network = load_network(load_variant(request.variant), request.checkpoint)
-        self.reference = EagerEngine(self._network, self.device)
-        source = NetworkSource(request.variant, request.checkpoint, self.device)
-        self._compiler = Compiler(self._network, source, request.cache, journal, keep_going, build)
+        self._lock = threading.RLock()
+        self._network: DepthForge | None = load_network(self.variant, request.checkpoint)
+        self._reference: EagerEngine | None = None
+        self._weights = weights_hash(self._network)
+        source = NetworkSource(
+            self.variant, request.variant, request.checkpoint, self.device, self._weights
+        )
+        self.compiler = Compiler(
+            source, request.cache, journal, keep_going, build, before_build=self.release
+        )
+
+    def network(self) -> DepthForge:
+        """Return the network. Raises WeightsError if its files have changed since the start."""
+        with self._lock:
+            if self._network is None:
+                network = load_network(self.variant, self.request.checkpoint)
+                if weights_hash(network) != self._weights:
+                    raise WeightsError(
+                        f"the weights of {self.variant.name} have changed since they were loaded; "
+                        "configure again"
+                    )
+                self._network = network
+            return self._network
+
+    def reference(self) -> EagerEngine:
+        """Return eager fp32, which the others are compared with and which replaces them."""
+        with self._lock:
+            if self._reference is None:
+                self._reference = EagerEngine(self.network(), self.device)
+            return self._reference
+
+    def release(self) -> None:
+        """Give up the network and the reference, so that only engines in use keep memory."""
+        with self._lock:
+            self._network = self._reference = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def pairs(self, backends: Sequence[str]) -> list[tuple[str, str]]:
         """Return backend and precision of all candidates but eager fp32, the fastest first."""
         return candidate_pairs(backends, self.request.precision, self.device)
 
-    def make(self, backend: str, precision: str) -> EagerEngine | CompiledEngine:
+    def shapes(self, backend: str, precision: str) -> tuple[Shape, ...]:
+        """Return the requested shapes, or those in the cache if none is requested."""
+        return self.request.shapes or self.compiler.cached_shapes(backend, precision)
+
+    def make(
+        self, backend: str, precision: str, shape: Shape | None = None
+    ) -> EagerEngine | CompiledEngine:
         """Return an unchecked engine; a compiled one is built unless it is in the cache.
 
-        Raises BuildError, CancelledError, or what a compiler, a loader or a driver raises.
+        shape: of a compiled engine; None: those of `shapes`. Raises BuildError, CancelledError, or
+        what a compiler, a loader or a driver raises.
         """
         if backend == EAGER:
             self._journal.proceed(f"preparing {backend} {precision}")
-            return EagerEngine(self._network, self.device, precision)
+            return EagerEngine(self.network(), self.device, precision, graphed=True)
         if reason := BACKENDS[backend].missing(self.device):
             raise BuildError(reason)
-        shapes = self.request.shapes or self._compiler.cached_shapes(backend, precision)
+        shapes = (shape,) if shape else self.shapes(backend, precision)
         if not shapes:
             raise BuildError(
                 "nothing is compiled, and the size of images is not known: set image_size, or use "
                 "`depthforge compile`"
             )
-        programs = {}
-        for shape in sorted(shapes):
+        programs: dict[Shape, Program] = {}
+        for one in sorted(shapes):
             try:
-                programs[shape] = self._compiler.load(backend, precision, shape)
+                programs[one] = self.compiler.load(backend, precision, one)
             except Exception as error:
                 if not (programs and is_out_of_memory(error)):
                     raise
-                self._journal.note(
-                    "memory", f"{self.device} has no memory for {backend} at {shape}"
-                )
-        return CompiledEngine(backend, precision, programs, self.reference, self._journal)
+                self._journal.note("memory", f"{self.device} has no memory for {backend} at {one}")
+        return CompiledEngine(
+            backend, precision, programs, self.variant, self.device, self.reference, self._journal
+        )
 
     def check(self, engine: EagerEngine | CompiledEngine) -> Verdict:
-        """Compare an engine with the reference at every shape that it was made for."""
-        self._journal.proceed(f"checking {engine.backend} {engine.precision} on known images")
-        if isinstance(engine, CompiledEngine):
-            return check(engine, self.reference, engine.shapes)
-        # The reference runs batches with the same operators: one image of each size is enough.
-        shapes = {Shape(shape.height, shape.width) for shape in self.request.shapes}
-        shapes = shapes or {crop_shape(self.reference.variant)}
-        return check(engine, self.reference, sorted(shapes))
+        """Compare an engine with the reference at every shape that it was made for.
+
+        A compiled engine is compared on all images once, and on the first ones when it is loaded
+        again; eager runs PyTorch's own kernels and is compared on the first ones.
+        """
+        backend, precision = engine.backend, engine.precision
+        self._journal.proceed(f"checking {backend} {precision} on known images")
+        if not isinstance(engine, CompiledEngine):
+            # The reference runs batches with the same operators: one image of each size is enough.
+            shapes = {Shape(shape.height, shape.width) for shape in self.request.shapes}
+            shapes = shapes or {crop_shape(self.variant)}
+            return check(engine, self.reference(), sorted(shapes), thorough=False)
+        verdicts = []
+        for shape in engine.shapes:
+            known = self.compiler.was_checked(backend, precision, shape)
+            verdict = check(engine, self.reference(), [shape], thorough=not known)
+            verdicts.append(verdict)
+            if not (known or verdict.faults):
+                self.compiler.record_check(backend, precision, shape)
+        return worst(verdicts)
 
 
 def preferred_backends(backend: str, device: torch.device) -> tuple[str, ...]:

@@ -64,10 +64,10 @@ def trials(request: Request, journal: Journal, keep_going: Callable[[], bool]) -
         except CancelledError:
             raise
         except Exception as error:  # whatever a compiler, a loader or a driver may raise
-            if is_device_lost(error):
+            if is_device_lost(error, candidates.device):
                 raise
             yield Trial(name, reason=f"{type(error).__name__}: {error}")
-    yield Trial(REFERENCE, candidates.reference, 0.0, Verdict(1.0, 0.0, 0.0, ()))
+    yield Trial(REFERENCE, candidates.reference(), 0.0, Verdict())
 
 
 def interleaved(engines: Mapping[str, Engine], shape: Shape, rounds: int) -> dict[str, Timing]:

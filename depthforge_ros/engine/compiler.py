@@ -15,10 +15,11 @@ from torch import Tensor
 
 from depthforge_ros.engine.backends import BACKENDS
 from depthforge_ros.engine.build_subprocess import BuildError, Job, build_in_subprocess
-from depthforge_ros.engine.cache import CacheError, EngineCache, Key, engine_key, weights_hash
+from depthforge_ros.engine.cache import CacheError, EngineCache, Key, engine_key
 from depthforge_ros.engine.engine import CropOutput, Engine, Journal, Program, Shape
 from depthforge_ros.engine.memory_fallback import is_device_lost, is_out_of_memory
-from depthforge_ros.network.depthforge import DepthForge
+from depthforge_ros.engine.self_check import check_hash
+from depthforge_ros.variant import Variant
 
 Build = Callable[[Job, Callable[[str], None], Callable[[], bool]], None]
 """Builds an engine: `build_in_subprocess`, or a test's replacement."""
@@ -28,38 +29,40 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """The arguments with which a subprocess loads the same network."""
+    """A network, and the arguments with which a subprocess loads it. weights: of weights_hash."""
 
-    variant: str
+    variant: Variant
+    variant_name: str
     checkpoint: str
     device: torch.device
+    weights: str
 
 
 class Compiler:
-    """Finds, builds and loads the compiled engines of a loaded network."""
+    """Finds, builds and loads the compiled engines of a network.
+
+    before_build: called before every build, to free memory for it.
+    """
 
     def __init__(
         self,
-        network: DepthForge,
         source: NetworkSource,
         cache: EngineCache,
         journal: Journal,
         keep_going: Callable[[], bool] = lambda: True,
         build: Build = build_in_subprocess,
+        before_build: Callable[[], None] = lambda: None,
     ) -> None:
-        self._network = network
         self._source = source
         self._cache = cache
         self._journal = journal
         self._keep_going = keep_going
         self._build = build
-        self._weights = ""
+        self._before_build = before_build
 
     def cached_shapes(self, backend: str, precision: str) -> tuple[Shape, ...]:
         """Return the shapes with an entry in the cache; `load` checks their files."""
         keys = self._cache.keys()
-        if not keys:
-            return ()  # no need to hash the weights
         found = []
         for text in {key.get("size", "") for key in keys if key.get("backend") == backend}:
             with contextlib.suppress(ValueError):
@@ -80,7 +83,7 @@ class Compiler:
             try:
                 return BACKENDS[backend].load(cached, shape, self._source.device)
             except Exception as error:
-                if is_out_of_memory(error) or is_device_lost(error):
+                if is_out_of_memory(error) or is_device_lost(error, self._source.device):
                     raise
                 _log.warning("cached engine %s does not load and is built again: %s", cached, error)
                 self._cache.remove(key)
@@ -89,6 +92,14 @@ class Compiler:
         with tempfile.TemporaryDirectory(prefix="depthforge_engine_") as temporary:
             built = self._built(key, backend, precision, shape, Path(temporary))
             return BACKENDS[backend].load(built, shape, self._source.device)
+
+    def was_checked(self, backend: str, precision: str, shape: Shape) -> bool:
+        """Return whether the cached engine passed the whole self-check of this release."""
+        return self._cache.was_checked(self._key(backend, precision, shape), check_hash())
+
+    def record_check(self, backend: str, precision: str, shape: Shape) -> None:
+        """Record that the engine passed the whole self-check."""
+        self._cache.record_check(self._key(backend, precision, shape), check_hash())
 
     def _built(self, key: Key, backend: str, precision: str, shape: Shape, temporary: Path) -> Path:
         """Build into `temporary`, copy that into the cache if possible, return the folder."""
@@ -104,8 +115,9 @@ class Compiler:
             if locked and (found := self._find(key)) is not None:
                 return found  # another process built it
             self._journal.proceed(what)
+            self._before_build()
             job = Job(
-                variant=self._source.variant,
+                variant=self._source.variant_name,
                 checkpoint=self._source.checkpoint,
                 device=str(self._source.device),
                 backend=backend,
@@ -137,18 +149,17 @@ class Compiler:
             self._journal.note("cache", f"{error}; engines are not kept")
 
     def _key(self, backend: str, precision: str, shape: Shape) -> Key:
-        self._weights = self._weights or weights_hash(self._network)
-        versions = BACKENDS[backend].versions()
+        source, versions = self._source, BACKENDS[backend].versions()
         return engine_key(
-            self._network, self._weights, backend, precision, shape, self._source.device, versions
+            source.variant, source.weights, backend, precision, shape, source.device, versions
         )
 
 
 class CompiledEngine:
     """Runs the program of the image size; batches are split and padded to the compiled ones.
 
-    Images of a size without a program run on `fallback`, and the journal notes the size. Depth is
-    always computed, because it is part of the program.
+    Images of a size without a program run on the engine that `fallback` makes, and the journal
+    notes the size. Depth is always computed, because it is part of the program.
     """
 
     def __init__(
@@ -156,27 +167,35 @@ class CompiledEngine:
         backend: str,
         precision: str,
         programs: Mapping[Shape, Program],
-        fallback: Engine,
+        variant: Variant,
+        device: torch.device,
+        fallback: Callable[[], Engine],
         journal: Journal,
     ) -> None:
-        self.variant = fallback.variant
-        self.device = fallback.device
+        self.variant = variant
+        self.device = device
         self.backend = backend
         self.precision = precision
-        self._programs = dict(programs)
-        self._fallback = fallback
+        self.programs = dict(programs)
+        self._make_fallback = fallback
+        self._fallback: Engine | None = None
         self._journal = journal
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Return the shapes that have a program."""
-        return tuple(sorted(self._programs))
+        return tuple(sorted(self.programs))
+
+    def add(self, shape: Shape, program: Program) -> None:
+        """Run images of another shape on a program, from the next call on."""
+        self.programs = {**self.programs, shape: program}
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
         """Return scores [B, K, h, w] and depth [B, h, w] float32 for crops [B, 3, h, w] uint8."""
         height, width = crops.shape[2:]
         fitting = [s for s in self.shapes if (s.height, s.width) == (height, width)]
         if not fitting:
+            self._fallback = self._fallback or self._make_fallback()
             self._journal.note(
                 f"{width}x{height}",
                 f"no {self.backend} engine for images inferred at {width}x{height}: they run in "
@@ -195,5 +214,5 @@ class CompiledEngine:
             padding = crops[-1:].expand(shape.batch - count, -1, -1, -1)
             crops = torch.cat([crops, padding])  # [batch, 3, h, w]
         with torch.inference_mode():
-            scores, depth = self._programs[shape](crops.contiguous())
+            scores, depth = self.programs[shape](crops.contiguous())
         return scores[:count].float(), depth[:count].float()

@@ -142,6 +142,10 @@ class Journal:
             self.notes = {**self.notes, subject: text}
             _log.warning("%s", text)
 
+    def resolve(self, subject: str) -> None:
+        """Remove the note of a subject."""
+        self.notes = {name: text for name, text in self.notes.items() if name != subject}
+
     def fail(self, text: str) -> None:
         """Record that the engine cannot run any more."""
         self.trouble = text

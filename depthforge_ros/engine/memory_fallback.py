@@ -3,21 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from depthforge_ros.engine.engine import CropOutput, Engine, Journal
 
-OUT_OF_MEMORY: tuple[type[BaseException], ...] = tuple(
+MEMORY_ERRORS: tuple[type[BaseException], ...] = tuple(
     kind
-    for kind in (getattr(torch, "OutOfMemoryError", None), torch.cuda.OutOfMemoryError)
+    for kind in (getattr(torch, "OutOfMemoryError", None), torch.cuda.OutOfMemoryError, MemoryError)
     if kind is not None
 )
-FULL_TEXTS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-LOST_TEXTS = ("CUDA error", "CUDA driver error", "device-side assert", "cuDNN error")
-ACCELERATOR_ERROR: type[BaseException] | None = getattr(torch, "AcceleratorError", None)
+MEMORY_TEXTS = (
+    "out of memory",  # CUDA, cuDNN, PyTorch
+    "outofmemory",  # TensorRT's error code
+    "out_of_memory",
+    "allocate memory",  # PyTorch on a CPU
+    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED
+    "has no memory",  # our own, for TensorRT's contexts
+    "not enough memory",
+    "insufficient memory",
+    "bad_alloc",
+)
 
 
 class DeviceMemoryError(RuntimeError):
@@ -29,29 +37,52 @@ class DeviceLostError(RuntimeError):
 
 
 class FallbackEngine:
-    """Runs the first of `engines` that fits into the device's memory.
+    """Runs `engine`, and something smaller if that does not fit into the device's memory.
 
-    If memory is short, the batch is halved permanently; if one image is too much, the next engine
-    takes over. A lost device is not called again: with CUDA every later call of the process fails
-    too, and only a new process can use the device again.
+    If memory is short, the batch is halved permanently; if one image is too much, the engine that
+    `fallback` makes takes over. A lost device is not called again: with CUDA every later call of
+    the process fails too, and only a new process can use the device again.
     """
 
-    def __init__(self, engines: Sequence[Engine], journal: Journal) -> None:
-        self._engines = list(engines)
+    def __init__(
+        self, engine: Engine, journal: Journal, fallback: Callable[[], Engine] | None = None
+    ) -> None:
+        self._engine = engine
+        self._fallback = fallback
         self._journal = journal
         self._max_batch = 1 << 30
         self._lost = ""
-        self.variant, self.device = engines[0].variant, engines[0].device
+        self._on_batch: Callable[[torch.Size], None] = lambda shape: None
+        self._on_close: Callable[[], None] = lambda: None
+        self.variant, self.device = engine.variant, engine.device
+
+    @property
+    def engine(self) -> Engine:
+        """Return the engine that runs."""
+        return self._engine
 
     @property
     def backend(self) -> str:
-        """Return that of the engine that runs."""
-        return self._engines[0].backend
+        """Return the backend of the engine that runs."""
+        return self._engine.backend
 
     @property
     def precision(self) -> str:
-        """Return that of the engine that runs."""
-        return self._engines[0].precision
+        """Return the precision of the engine that runs."""
+        return self._engine.precision
+
+    def replace(self, engine: Engine) -> None:
+        """Run another engine from the next call on."""
+        self._engine = engine
+        self._max_batch = 1 << 30
+
+    def attach(self, on_batch: Callable[[torch.Size], None], on_close: Callable[[], None]) -> None:
+        """Call on_batch with the shape [B, 3, h, w] of every batch, and on_close at the end."""
+        self._on_batch, self._on_close = on_batch, on_close
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        self._on_close()
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
         """Return scores and depth; see Engine.
@@ -60,18 +91,19 @@ class FallbackEngine:
         """
         if self._lost:
             raise DeviceLostError(self._lost)
+        self._on_batch(crops.shape)
         outputs, start = [], 0
         while start < len(crops):
             part = crops[start : start + self._max_batch]
             try:
-                outputs.append(self._engines[0](part, depth=depth))
+                outputs.append(self._engine(part, depth=depth))
                 start += len(part)
                 continue
             except Exception as error:
                 if not is_out_of_memory(error):
                     self._raise_if_lost(error)
                     raise
-                reason = str(error).splitlines()[0]
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             # Outside of the handler, whose traceback keeps the engine's tensors alive.
             self._reduce_memory(part, reason)
         if len(outputs) == 1:
@@ -83,29 +115,37 @@ class FallbackEngine:
     def _reduce_memory(self, part: Tensor, reason: str) -> None:
         """Reduce the memory use permanently. Raises DeviceMemoryError if that is not possible."""
         batch, _, height, width = part.shape
+        text = (
+            f"{self.device} has too little memory for one image of {width}x{height} "
+            f"({reason}); set a smaller short_side_px or mode slide, or use a smaller variant"
+        )
         if batch > 1:
             self._max_batch = batch // 2
             self._journal.note(
                 "memory", f"{self.device} is short of memory: {self._max_batch} images at once"
             )
-        elif len(self._engines) > 1:
-            failed = self._engines.pop(0)
+        elif self._fallback is not None:
+            failed = f"{self.backend} {self.precision}"
+            self.close()  # no build may bring back what does not fit
+            try:
+                self._engine = self._fallback()
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise DeviceMemoryError(text) from error
+                raise
+            self._fallback = None
             self._journal.note(
                 "memory",
-                f"{self.device} is short of memory for {failed.backend} {failed.precision}: "
-                f"{self.backend} {self.precision} from now on",
+                f"{self.device} is short of memory for {failed}: {self.backend} "
+                f"{self.precision} from now on",
             )
         else:
-            text = (
-                f"{self.device} has too little memory for one image of {width}x{height} "
-                f"({reason}); set a smaller short_side_px or mode slide, or use a smaller variant"
-            )
             raise DeviceMemoryError(text)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _raise_if_lost(self, error: Exception) -> None:
-        if not is_device_lost(error):
+        if not is_device_lost(error, self.device):
             return
         reason = str(error).splitlines()[0]
         self._lost = f"{self.device} does not answer any more ({reason}); restart the node"
@@ -115,13 +155,28 @@ class FallbackEngine:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error reports that memory is short, after which the device still works."""
-    if isinstance(error, (*OUT_OF_MEMORY, MemoryError)):
+    if isinstance(error, MEMORY_ERRORS):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in FULL_TEXTS)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(part in text for part in MEMORY_TEXTS)
 
 
-def is_device_lost(error: BaseException) -> bool:
-    """Return whether an error reports that this process cannot use the device any more."""
-    if ACCELERATOR_ERROR is not None and isinstance(error, ACCELERATOR_ERROR):
+def is_device_lost(error: BaseException, device: torch.device) -> bool:
+    """Return whether this process cannot use the device any more.
+
+    The text of an error does not say whether it is permanent ("sticky" in CUDA): a failed capture,
+    a missing kernel image and an illegal address are all "CUDA error". So the device is asked.
+    """
+    if isinstance(error, DeviceLostError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in LOST_TEXTS)
+    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
+        return False
+    return not device_works(device)
+
+
+def device_works(device: torch.device) -> bool:
+    """Return whether the device still runs an operation."""
+    try:
+        return torch.ones(1, device=device).add_(1).item() == 2
+    except RuntimeError as error:
+        return is_out_of_memory(error)

@@ -3,17 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
 
 from depthforge_ros.engine.backends import BACKENDS
 from depthforge_ros.engine.build_subprocess import BuildError, build_in_subprocess
 from depthforge_ros.engine.candidate import Candidates, Request, preferred_backends
-from depthforge_ros.engine.compiler import Build
-from depthforge_ros.engine.engine import AUTO, EAGER, CancelledError, Engine, Journal
+from depthforge_ros.engine.compiler import Build, CompiledEngine
+from depthforge_ros.engine.eager import EagerEngine
+from depthforge_ros.engine.engine import AUTO, EAGER, CancelledError, Journal, Shape
 from depthforge_ros.engine.fake import FakeEngine
 from depthforge_ros.engine.load import INSTANT
 from depthforge_ros.engine.memory_fallback import FallbackEngine, is_device_lost
 from depthforge_ros.variant import load_variant
+
+MAX_BACKGROUND_SHAPES = 4
+"""Builds of one process in the background: a bag with images of many sizes must not build forever.
+"""
+CLOSE_S = 5.0
 
 
 def select_engine(
@@ -24,46 +34,163 @@ def select_engine(
 ) -> FallbackEngine | FakeEngine:
     """Return the first candidate that runs and passes the self-check, else eager fp32.
 
-    Raises ValueError or WeightsError if the variant, the weights or the device are wrong,
-    CancelledError once keep_going returns False, RuntimeError if the device is lost.
+    With request.background, a backend without engines for the requested shapes is left out, and
+    takes over later: its engine for the shape of each batch that appears is built in the
+    background. Raises ValueError or WeightsError if the variant, the weights or the device are
+    wrong, CancelledError once keep_going returns False, RuntimeError if the device is lost.
     """
     journal = journal or Journal()
     if request.checkpoint == INSTANT:
         return FakeEngine(load_variant(request.variant))
+    stopped = threading.Event()
     try:
         journal.proceed("loading the network")
-        candidates = Candidates(request, journal, keep_going, build)
-        for backend, precision in candidates.pairs(
-            preferred_backends(request.backend, candidates.device)
-        ):
+        candidates = Candidates(
+            request, journal, lambda: keep_going() and not stopped.is_set(), build
+        )
+        pairs = candidates.pairs(preferred_backends(request.backend, candidates.device))
+        if request.backend == AUTO:  # what nobody asked for by name is not reported as missing
+            pairs = [pair for pair in pairs if not _missing(pair[0], candidates.device)]
+        engine = None
+        for backend, precision in pairs:
             if not keep_going():
                 raise CancelledError
-            if request.backend == AUTO and _absent(backend, candidates):
-                continue  # nobody asked for it by name
-            if engine := _checked(candidates, backend, precision, journal):
-                return FallbackEngine([engine, candidates.reference], journal)
-        journal.self_check = "none: eager fp32 is what others are compared with"
-        return FallbackEngine([candidates.reference], journal)
+            if (
+                request.background
+                and _can_build(backend, candidates.device)
+                and not candidates.shapes(backend, precision)
+            ):
+                continue  # it is built once the size of images is known
+            engine = _checked(candidates, backend, precision, journal)
+            if engine is not None:
+                break
+        if engine is None:
+            journal.self_check = "none: eager fp32 is the reference of the others"
+            selected = FallbackEngine(candidates.reference(), journal)
+        else:
+            selected = FallbackEngine(engine, journal, candidates.reference)
+            candidates.release()
     finally:
         journal.proceed("")
+    if request.background and (later := _at_least_as_fast(pairs, selected, candidates.device)):
+        BackgroundBuilds(selected, candidates, later, journal, stopped)
+    return selected
 
 
-def _absent(backend: str, candidates: Candidates) -> bool:
-    return backend != EAGER and bool(BACKENDS[backend].missing(candidates.device))
+class BackgroundBuilds:
+    """Builds the engine for every new shape of a batch in a thread, and lets it take over.
+
+    pairs: backend and precision to try, the fastest first. stopped: set by close; builds end then.
+    """
+
+    def __init__(
+        self,
+        selected: FallbackEngine,
+        candidates: Candidates,
+        pairs: Sequence[tuple[str, str]],
+        journal: Journal,
+        stopped: threading.Event,
+    ) -> None:
+        self._selected = selected
+        self._candidates = candidates
+        self._pairs = pairs
+        self._journal = journal
+        self._stopped = stopped
+        self._seen: set[torch.Size] = set()
+        self._queue: queue.Queue[Shape | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="engine_builds", daemon=True)
+        selected.attach(self._request, self._close)
+        self._thread.start()
+
+    def _request(self, sizes: torch.Size) -> None:
+        """Queue the build for a batch [B, 3, h, w] unless an engine takes it or it was queued."""
+        if sizes in self._seen or len(self._seen) >= MAX_BACKGROUND_SHAPES:
+            return
+        self._seen.add(sizes)
+        batch, _, height, width = sizes
+        try:
+            shape = Shape(height, width, batch)
+        except ValueError:  # no engine can be built for it
+            return
+        running = self._selected.engine
+        if not (isinstance(running, CompiledEngine) and shape in running.shapes):
+            self._queue.put(shape)
+
+    def _work(self) -> None:
+        while (shape := self._queue.get()) is not None:
+            try:
+                self._build(shape)
+            except CancelledError:
+                return
+            except Exception as error:  # a lost device, which the running engine reports too
+                self._journal.note("build", f"no engine is built for {shape}: {error}")
+                return
+            finally:
+                self._candidates.release()
+                self._journal.proceed("")
+
+    def _build(self, shape: Shape) -> None:
+        running = self._selected.engine
+        name = f"{running.backend} {running.precision}"
+        self._journal.note("build", f"{name} runs until an engine for {shape} is built")
+        for backend, precision in self._pairs:
+            engine = _checked(self._candidates, backend, precision, self._journal, shape)
+            if self._stopped.is_set():
+                raise CancelledError
+            if engine is None:
+                continue
+            assert isinstance(engine, CompiledEngine)
+            if isinstance(running, CompiledEngine) and running.precision == precision:
+                running.add(shape, engine.programs[shape])
+            else:
+                self._selected.replace(engine)
+            self._journal.resolve("build")
+            return
+        self._journal.note("build", f"no engine for {shape} could be built: {name} runs")
+
+    def _close(self) -> None:
+        self._stopped.set()
+        self._queue.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_S)
+
+
+def _missing(backend: str, device: torch.device) -> bool:
+    return backend != EAGER and bool(BACKENDS[backend].missing(device))
+
+
+def _can_build(backend: str, device: torch.device) -> bool:
+    return backend != EAGER and not BACKENDS[backend].missing_to_build(device)
+
+
+def _at_least_as_fast(
+    pairs: Sequence[tuple[str, str]], selected: FallbackEngine, device: torch.device
+) -> list[tuple[str, str]]:
+    """Return the pairs that can be built and are not slower than the selected engine."""
+    running = (selected.backend, selected.precision)
+    end = pairs.index(running) + 1 if running in pairs else len(pairs)
+    return [pair for pair in pairs[:end] if _can_build(pair[0], device)]
 
 
 def _checked(
-    candidates: Candidates, backend: str, precision: str, journal: Journal
-) -> Engine | None:
-    """Return a candidate that passed the self-check; None, with the reason noted, if it did not."""
-    name = f"{backend} {precision}"
+    candidates: Candidates,
+    backend: str,
+    precision: str,
+    journal: Journal,
+    shape: Shape | None = None,
+) -> EagerEngine | CompiledEngine | None:
+    """Return a candidate that passed the self-check; None, with the reason noted, if it did not.
+
+    shape: make the engine for this shape alone.
+    """
+    name = f"{backend} {precision}" + (f" for {shape}" if shape else "")
     try:
-        engine = candidates.make(backend, precision)
+        engine = candidates.make(backend, precision, shape)
         verdict = candidates.check(engine)
     except CancelledError:
         raise
     except Exception as error:  # whatever a compiler, a loader or a driver may raise
-        if is_device_lost(error):
+        if is_device_lost(error, candidates.device):
             raise
         kind = "" if isinstance(error, BuildError) else f"{type(error).__name__}: "
         journal.refuse(name, f"{kind}{error}")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthforge_ros.engine import CropOutput, Engine
+from depthforge_ros.engine import CropOutput, Engine, FallbackEngine
 from depthforge_ros.frame import DepthKind, Frame, Prediction
 from depthforge_ros.pipeline.depth import finish_depth, metres_per_unit
 from depthforge_ros.pipeline.labels import label_pixels
@@ -49,6 +49,11 @@ class Pipeline:
     def __init__(self, engine: Engine, settings: PipelineSettings | None = None) -> None:
         self.engine = engine
         self.settings = settings or PipelineSettings()
+
+    def close(self) -> None:
+        """End what the engine does in the background."""
+        if isinstance(self.engine, FallbackEngine):
+            self.engine.close()
 
     def __call__(self, frame: Frame, *, depth: bool = True) -> Prediction:
         """Labels, confidence and (where `depth`) depth of one frame, at the published size."""

@@ -12,17 +12,18 @@ import pytest
 import torch
 from paths import TINY_YAML
 
+from depthforge_ros.engine import cache as cache_module
 from depthforge_ros.engine.cache import (
     MANIFEST,
     CacheError,
-    CancelledError,
     EngineCache,
     driver_major,
     engine_key,
     entry_name,
+    power_mode,
     weights_hash,
 )
-from depthforge_ros.engine.engine import Shape
+from depthforge_ros.engine.engine import CancelledError, Shape
 from depthforge_ros.engine.load import load_network
 from depthforge_ros.variant import load_variant
 
@@ -56,9 +57,9 @@ def test_the_key_names_everything_an_engine_depends_on():
     network = load_network(load_variant(TINY), "untrained")
     cpu = torch.device("cpu")
 
-    def key(weights="w", backend="inductor", precision="fp32", shape="64x64", **versions):
+    def key(weights="w", backend="openvino", precision="fp32", shape="64x64", **versions):
         shape = Shape.parse(shape)
-        return engine_key(network, weights, backend, precision, shape, cpu, versions)
+        return engine_key(network.variant, weights, backend, precision, shape, cpu, versions)
 
     names = {"variant", "sizes", "weights", "code", "backend", "precision", "size", "torch"}
     assert set(key()) == names | {"device", "capability", "instructions"}
@@ -71,6 +72,50 @@ def test_the_key_names_everything_an_engine_depends_on():
         key(tensorrt="11.0"),
     ]
     assert len({entry_name(one) for one in [key(), *others]}) == len(others) + 1
+
+
+class Gpu:
+    """What torch.cuda says of a Jetson module."""
+
+    name, major, minor = "Orin", 8, 7
+
+    def __init__(self, multi_processor_count=16, total_memory=64 << 30):
+        self.multi_processor_count = multi_processor_count
+        self.total_memory = total_memory
+
+
+def test_modules_and_power_modes_of_a_jetson_are_told_apart(tmp_path, monkeypatch):
+    variant = load_variant(TINY)
+    status = tmp_path / "status"
+    status.write_text("pmode:0002\n")
+    assert power_mode(status) == "pmode:0002"
+    assert power_mode(tmp_path / "absent") == "none"
+
+    def key(gpu, mode="pmode:0000"):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+        monkeypatch.setattr(cache_module, "power_mode", lambda: mode)
+        shape = Shape.parse("64x64")
+        return engine_key(variant, "w", "tensorrt", "fp16", shape, torch.device("cuda"), {})
+
+    names = [
+        entry_name(key(*one))
+        for one in ((Gpu(),), (Gpu(8),), (Gpu(8, 8 << 30),), (Gpu(), "pmode:0002"))
+    ]
+    assert len(set(names)) == 4
+    assert names[0] == entry_name(key(Gpu()))
+    assert key(Gpu())["device"] == "Orin"
+
+
+def test_a_passed_check_belongs_to_its_entry(cache, tmp_path):
+    assert not cache.was_checked(KEY, "release 1")
+    cache.record_check(KEY, "release 1")
+    assert cache.was_checked(KEY, "release 1")
+    assert not cache.was_checked(KEY, "release 2")
+    with cache.lock(KEY):
+        cache.store(KEY, built(tmp_path / "again"))
+    assert not cache.was_checked(KEY, "release 1")
+    cache.remove(KEY)
+    assert cache.find(KEY) is None
 
 
 def test_one_changed_weight_is_another_hash():

@@ -6,12 +6,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from depthforge_ros.engine import memory_fallback
 from depthforge_ros.engine.engine import CropOutput, Journal
 from depthforge_ros.engine.fake import FakeEngine
 from depthforge_ros.engine.memory_fallback import (
     DeviceLostError,
     DeviceMemoryError,
     FallbackEngine,
+    device_works,
     is_device_lost,
     is_out_of_memory,
 )
@@ -48,7 +50,7 @@ def images(count):
 
 def test_the_batch_is_halved_until_it_fits_and_stays_so():
     engine, journal = Limited(most=2), Journal()
-    guarded = FallbackEngine([engine], journal)
+    guarded = FallbackEngine(engine, journal)
     seen = guarded(images(7), depth=True)
     assert engine.batches == [7, 3, 1, 1, 1, 1, 1, 1, 1]
     assert seen.depth[:, 0, 0].tolist() == list(range(7))
@@ -61,7 +63,7 @@ def test_the_batch_is_halved_until_it_fits_and_stays_so():
 
 def test_an_engine_that_has_no_memory_for_one_image_gives_way():
     journal = Journal()
-    guarded = FallbackEngine([Limited(0), Limited(8, "eager", "fp32")], journal)
+    guarded = FallbackEngine(Limited(0), journal, lambda: Limited(8, "eager", "fp32"))
     assert (guarded.backend, guarded.precision) == ("tensorrt", "fp16")
     assert len(guarded(images(4), depth=True).scores) == 4
     assert (guarded.backend, guarded.precision) == ("eager", "fp32")
@@ -71,7 +73,7 @@ def test_an_engine_that_has_no_memory_for_one_image_gives_way():
 
 
 def test_where_nothing_fits_the_error_says_what_to_do():
-    guarded = FallbackEngine([Limited(0), Limited(0, "eager", "fp32")], Journal())
+    guarded = FallbackEngine(Limited(0), Journal(), lambda: Limited(0, "eager", "fp32"))
     with pytest.raises(DeviceMemoryError) as reported:
         guarded(images(1), depth=True)
     assert str(reported.value) == (
@@ -80,9 +82,10 @@ def test_where_nothing_fits_the_error_says_what_to_do():
     )
 
 
-def test_a_lost_device_is_said_and_not_asked_again():
+def test_a_lost_device_is_said_and_not_asked_again(monkeypatch):
+    monkeypatch.setattr(memory_fallback, "device_works", lambda device: False)
     engine, journal = Limited(8), Journal()
-    guarded = FallbackEngine([engine, Limited(8, "eager", "fp32")], journal)
+    guarded = FallbackEngine(engine, journal, lambda: Limited(8, "eager", "fp32"))
     engine.error = RuntimeError(CUDA_LOST)
     text = "cpu does not answer any more .CUDA error: unspecified launch failure.; restart the node"
     with pytest.raises(DeviceLostError, match=text):
@@ -98,23 +101,65 @@ def test_other_errors_are_not_taken_for_either():
     engine, journal = Limited(8), Journal()
     engine.error = ValueError("shapes differ")
     with pytest.raises(ValueError, match="shapes differ"):
-        FallbackEngine([engine], journal)(images(1), depth=True)
+        FallbackEngine(engine, journal)(images(1), depth=True)
     assert journal.trouble == ""
     assert journal.notes == {}
 
 
+def test_a_fallback_that_cannot_be_loaded_for_memory_is_said():
+    def full():
+        raise torch.OutOfMemoryError(CUDA_FULL)
+
+    with pytest.raises(DeviceMemoryError, match="cpu has too little memory for one image of 32x32"):
+        FallbackEngine(Limited(0), Journal(), full)(images(1), depth=True)
+
+
+CUDNN_FULL = "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"
+CAPTURE = "CUDA error: operation not permitted when stream is capturing"
+NO_KERNEL = "CUDA error: no kernel image is available for execution on the device"
+BAD_LAUNCH = "CUDA error: invalid configuration argument"
+
+
 @pytest.mark.parametrize(
-    ("error", "memory", "lost"),
+    ("error", "memory", "suspect"),
     [
         (torch.OutOfMemoryError(CUDA_FULL), True, False),
         (MemoryError(), True, False),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), True, False),
+        (RuntimeError("TensorRT has no memory for the engine's context"), True, False),
+        (RuntimeError(CUDNN_FULL), True, False),
+        (torch.AcceleratorError("CUDA error: out of memory"), True, False),
         (RuntimeError(CUDA_LOST), False, True),
         (torch.AcceleratorError(CUDA_LOST), False, True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+        (torch.AcceleratorError(CAPTURE), False, True),
+        (torch.AcceleratorError(NO_KERNEL), False, True),
+        (torch.AcceleratorError(BAD_LAUNCH), False, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), False, True),
         (ValueError("CUDA error"), False, False),
     ],
-)  # fmt: skip
-def test_errors_are_told_apart(error, memory, lost):
+)
+def test_only_a_device_that_does_not_answer_is_lost(monkeypatch, error, memory, suspect):
+    cpu = torch.device("cpu")
     assert is_out_of_memory(error) == memory
-    assert (not is_out_of_memory(error) and is_device_lost(error)) == lost
+    assert not is_device_lost(error, cpu)  # a real operation on it succeeds
+    monkeypatch.setattr(memory_fallback, "device_works", lambda device: False)
+    assert is_device_lost(error, cpu) == suspect
+
+
+def test_a_device_is_asked_by_an_operation(monkeypatch):
+    assert device_works(torch.device("cpu"))
+
+    def failing(*_, **__):
+        raise torch.AcceleratorError(CUDA_LOST)
+
+    monkeypatch.setattr(memory_fallback.torch, "ones", failing)
+    assert not device_works(torch.device("cpu"))
+
+
+def test_every_batch_is_announced_and_the_end():
+    seen = []
+    engine = FallbackEngine(Limited(8), Journal())
+    engine.attach(lambda sizes: seen.append(tuple(sizes)), lambda: seen.append("closed"))
+    engine(images(2), depth=True)
+    engine.close()
+    assert seen == [(2, 3, 32, 32), "closed"]

@@ -1,48 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a request to a checked engine, with a real compiler: one small network, built once."""
+"""From a request to a checked engine, with a backend that stores weights: one small network."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import stored_backend
 import torch
 from paths import DATA, ROOT
 from safetensors.torch import save_file
 
-from depthforge_ros.cli import main
-from depthforge_ros.engine import CancelledError, Journal, Request, Shape, select_engine
+from depthforge_ros.engine import CancelledError, Journal, Request, Shape, candidate, select_engine
 from depthforge_ros.engine.build_subprocess import BuildError, Job, build_in_subprocess
 from depthforge_ros.engine.cache import MANIFEST, EngineCache
-from depthforge_ros.engine.candidate import candidate_pairs, preferred_backends
+from depthforge_ros.engine.candidate import Candidates, candidate_pairs, preferred_backends
 from depthforge_ros.engine.compiler import CompiledEngine
 from depthforge_ros.engine.engine import cpu_flags, fast_precisions
 from depthforge_ros.engine.load import build_engine, load_network
-from depthforge_ros.engine.self_check import check_images
+from depthforge_ros.engine.self_check import check, check_images
 from depthforge_ros.variant import load_variant
 
 SMALL = DATA / "small.yaml"
 BUILDERS = ROOT / "test" / "builders"
 SHAPE = Shape(64, 96, 2)
 CPU = torch.device("cpu")
-REQUEST = Request(
-    str(SMALL), "untrained", "cpu", backend="inductor", precision="fp32", shapes=(SHAPE,)
-)
+REQUEST = Request(str(SMALL), "untrained", "cpu", precision="fp32", shapes=(SHAPE,))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def backend():
+    with pytest.MonkeyPatch.context() as patch:
+        stored_backend.install(patch, load_variant(SMALL))
+        yield
+
+
+def build_here(job, on_progress, keep_going):
+    """Build without a subprocess, which would not know the backend of the tests."""
+    network = load_network(load_variant(job.variant), job.checkpoint).requires_grad_(False)
+    shape = Shape(job.height, job.width, job.batch)
+    stored_backend.build(network.eval(), shape, job.precision, Path(job.folder))
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """A cache with one engine, which the command built in a process of its own."""
-    folder = tmp_path_factory.mktemp("engines")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPTHFORGE_ENGINES", str(folder))
-        words = ["--shape", "96x64", "--batch", "2", "--checkpoint", "untrained"]
-        words += ["--backend", "inductor", "--precision", "fp32", "--device", "cpu"]
-        assert main(["compile", str(SMALL), *words]) == 0
-    (entry,) = (path for path in folder.iterdir() if path.is_dir())
+def compiled(tmp_path_factory, backend):
+    """A cache with one engine."""
+    cache = EngineCache(tmp_path_factory.mktemp("engines"))
+    assert ready(cache, build_here)[0].backend == "stored"
+    (entry,) = (path for path in cache.folder.iterdir() if path.is_dir())
     return entry
 
 
@@ -75,7 +84,7 @@ def never(job, tell, keep_going):
 
 def ready(cache, build=never, **changes):
     journal = Journal()
-    request = dataclasses.replace(REQUEST, cache=cache, **changes)
+    request = dataclasses.replace(REQUEST, cache=cache, **{"backend": "stored", **changes})
     return select_engine(request, journal, build=build), journal
 
 
@@ -91,19 +100,19 @@ def assert_same(engine, precision="fp32"):
 
 def test_what_was_compiled_is_loaded_checked_and_gives_the_numbers_of_eager(cache):
     engine, journal = ready(cache)
-    assert (engine.backend, engine.precision) == ("inductor", "fp32")
-    assert journal.self_check.startswith("inductor fp32: labels agree on 100.00%, depth differs by")
+    assert (engine.backend, engine.precision) == ("stored", "fp32")
+    assert journal.self_check.startswith("stored fp32: labels agree on 100.00%, IoU of every class")
     assert journal.refused == ()
     assert journal.progress == ""
     assert_same(engine)
 
 
 def test_without_shapes_a_named_backend_takes_what_is_in_the_cache(cache, tmp_path):
-    assert ready(cache, shapes=())[0].backend == "inductor"
+    assert ready(cache, shapes=())[0].backend == "stored"
     engine, journal = ready(EngineCache(tmp_path / "empty"), shapes=())
     assert (engine.backend, engine.precision) == ("eager", "fp32")
     ((name, reason),) = journal.refused
-    assert name == "inductor fp32"
+    assert name == "stored fp32"
     assert reason.startswith("nothing is compiled, and the size of images is not known")
     assert not (tmp_path / "empty").exists()
 
@@ -123,16 +132,136 @@ def test_a_size_that_nothing_was_compiled_for_runs_in_eager_and_is_told(cache):
     eager = build_engine(load_variant(SMALL), "untrained", device="cpu")
     scores = engine(images, depth=True).scores
     torch.testing.assert_close(scores, eager(images, depth=True).scores, rtol=0, atol=1e-5)
-    assert "no inductor engine for images inferred at 64x64" in journal.notes["64x64"]
+    assert "no stored engine for images inferred at 64x64" in journal.notes["64x64"]
 
 
 def test_a_damaged_engine_is_built_again(cache, rebuild):
     (entry,) = cache.folder.iterdir()
-    (entry / "network.pt2").write_bytes(b"PK")
+    (entry / stored_backend.FILE).write_bytes(b"PK")
     engine, _ = ready(cache, rebuild)
-    assert engine.backend == "inductor"
-    assert [(job.backend, job.precision) for job in rebuild.jobs] == [("inductor", "fp32")]
-    assert ready(cache)[0].backend == "inductor"  # kept, and not built once more
+    assert engine.backend == "stored"
+    assert [(job.backend, job.precision) for job in rebuild.jobs] == [("stored", "fp32")]
+    assert ready(cache)[0].backend == "stored"  # kept, and not built once more
+
+
+def test_an_engine_that_does_not_load_is_removed_and_built_again(cache, rebuild, monkeypatch):
+    """Intact by its hashes, but made for another driver, say."""
+    load, failures = stored_backend.load, [RuntimeError("not for this GPU")]
+
+    def loading(folder, shape, device):
+        if failures:
+            raise failures.pop()
+        return load(folder, shape, device)
+
+    monkeypatch.setattr(stored_backend, "load", loading)
+    engine, journal = ready(cache, rebuild)
+    assert (engine.backend, journal.refused) == ("stored", ())
+    assert len(rebuild.jobs) == 1
+    failures.append(torch.OutOfMemoryError("CUDA out of memory"))
+    engine, journal = ready(cache)  # no fault of the file: it is kept
+    assert engine.backend == "eager"
+    assert "out of memory" in journal.refused[0][1]
+    assert ready(cache)[0].backend == "stored"
+
+
+def test_all_images_are_checked_once(cache, monkeypatch):
+    calls = []
+
+    def checked(engine, reference, shapes, *, thorough):
+        calls.append(thorough)
+        return check(engine, reference, shapes, thorough=thorough)
+
+    monkeypatch.setattr(candidate, "check", checked)
+    for _ in range(2):
+        assert ready(cache)[0].backend == "stored"
+    assert calls == [True, False]
+
+
+def test_memory_is_free_while_an_engine_is_built(tmp_path, rebuild, monkeypatch):
+    """Neither the network nor the reference is kept by the process that waits."""
+    kept = []
+    release = Candidates.release
+
+    def releasing(self):
+        release(self)
+        kept.append((self._network, self._reference))
+
+    monkeypatch.setattr(Candidates, "release", releasing)
+    engine, _ = ready(EngineCache(tmp_path / "cache"), rebuild)
+    assert kept == [(None, None), (None, None)]  # before the build, and after the selection
+    assert_same(engine)
+    assert engine(check_images(Shape(64, 64)), depth=True).scores.shape[-1] == 64  # loaded again
+
+
+def wait_for(condition):
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_engines_are_built_in_the_background_for_the_images_that_come(tmp_path):
+    """Eager answers at once; the engine takes over, also for a size that comes later."""
+    cache = EngineCache(tmp_path / "cache")
+    go_on = threading.Event()
+
+    def build(job, on_progress, keep_going):
+        assert go_on.wait(60)
+        build_here(job, on_progress, keep_going)
+
+    engine, journal = ready(cache, build, shapes=(), background=True)
+    try:
+        assert (engine.backend, journal.refused) == ("eager", ())
+        images = check_images(SHAPE)
+        before = engine(images, depth=True)
+        wait_for(lambda: "build" in journal.notes)
+        assert journal.notes["build"] == (
+            "eager fp32 runs until an engine for 96x64 batch 2 is built"
+        )
+        go_on.set()
+        wait_for(lambda: engine.backend == "stored")
+        wait_for(lambda: journal.notes == {})
+        after = engine(images, depth=True)
+        torch.testing.assert_close(after.scores, before.scores, rtol=0, atol=1e-5)
+        assert journal.self_check.startswith("stored fp32 for 96x64 batch 2: labels agree on 100")
+        engine(check_images(Shape(64, 64)), depth=True)
+        wait_for(lambda: Shape(64, 64) in engine.engine.shapes)
+        assert engine.engine.shapes == (Shape(64, 64), SHAPE)
+    finally:
+        engine.close()
+    assert len(cache.keys()) == 2
+
+
+def test_a_build_in_the_background_that_fails_leaves_eager_and_is_not_repeated(tmp_path):
+    def build(job, on_progress, keep_going):
+        raise BuildError("no kernel")
+
+    engine, journal = ready(EngineCache(tmp_path / "c"), build, shapes=(), background=True)
+    try:
+        for _ in range(2):
+            engine(check_images(SHAPE), depth=True)
+            wait_for(lambda: "could be built" in journal.notes.get("build", ""))
+        assert engine.backend == "eager"
+        assert journal.refused == (("stored fp32 for 96x64 batch 2", "no kernel"),)
+    finally:
+        engine.close()
+
+
+def test_closing_ends_a_build_in_the_background(tmp_path):
+    ended = threading.Event()
+
+    def build(job, on_progress, keep_going):
+        while keep_going():
+            time.sleep(0.01)
+        ended.set()
+        raise CancelledError
+
+    engine, journal = ready(EngineCache(tmp_path / "c"), build, shapes=(), background=True)
+    engine(check_images(SHAPE), depth=True)
+    wait_for(lambda: "build" in journal.notes)
+    engine.close()
+    assert ended.is_set()
+    assert engine.backend == "eager"
 
 
 def test_an_engine_of_other_weights_is_refused_with_the_figures(cache, rebuild, tmp_path):
@@ -143,15 +272,15 @@ def test_an_engine_of_other_weights_is_refused_with_the_figures(cache, rebuild, 
     engine, journal = ready(cache, rebuild, checkpoint=str(tmp_path / "other.safetensors"))
     assert (engine.backend, engine.precision) == ("eager", "fp32")
     ((name, reason),) = journal.refused
-    assert name == "inductor fp32"
-    assert reason.startswith("self-check: 96x64 batch 2, image 1 of 2: scores of ")
+    assert name == "stored fp32"
+    assert reason.startswith("self-check: 96x64 batch 2, night, image 1 of 2: scores of ")
     assert "allowed 15%" in reason
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, rebuild):
     (tmp_path / "file").write_text("")
     engine, journal = ready(EngineCache(tmp_path / "file" / "cache"), rebuild)
-    assert engine.backend == "inductor"
+    assert engine.backend == "stored"
     assert "cannot be written" in journal.notes["cache"]
     assert "engines are not kept" in journal.notes["cache"]
     assert_same(engine)
@@ -166,7 +295,7 @@ def test_a_failed_build_is_refused_with_its_last_words(tmp_path, monkeypatch):
     engine, journal = ready(EngineCache(tmp_path / "cache"), build)
     assert engine.backend == "eager"
     assert journal.refused == (
-        ("inductor fp32", "build failed: RuntimeError: No space left on device"),
+        ("stored fp32", "build failed: RuntimeError: No space left on device"),
     )
 
 
@@ -188,7 +317,7 @@ def test_what_does_not_exist_is_named():
 
 
 def job(folder):
-    return Job("nano", "untrained", "cpu", "inductor", "fp32", 64, 64, 1, str(folder))
+    return Job("nano", "untrained", "cpu", "stored", "fp32", 64, 64, 1, str(folder))
 
 
 def test_a_build_that_is_given_up_ends_with_all_that_it_started(tmp_path, monkeypatch):
@@ -202,7 +331,7 @@ def test_a_build_that_is_given_up_ends_with_all_that_it_started(tmp_path, monkey
         build_in_subprocess(job(tmp_path), print, not_started, "slow_builder")
     assert time.monotonic() - started < 30  # of the 600 s that it would take
     status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+    wait_for(lambda: not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def test_a_crash_of_the_compiler_is_told(tmp_path, monkeypatch):
@@ -222,7 +351,7 @@ def test_batches_are_cut_and_filled_to_what_was_compiled():
         return output.scores, output.depth
 
     programs = {Shape(64, 96, 4): program, Shape(64, 96, 2): program}
-    engine = CompiledEngine("test", "fp32", programs, eager, Journal())
+    engine = CompiledEngine("test", "fp32", programs, eager.variant, CPU, lambda: eager, Journal())
     images = check_images(Shape(64, 96, 7))
     output = engine(images, depth=True)
     assert seen == [4, 4]
@@ -234,9 +363,9 @@ def test_batches_are_cut_and_filled_to_what_was_compiled():
 
 def test_the_fastest_are_tried_first():
     cuda = torch.device("cuda")
-    assert preferred_backends("auto", cuda) == ("tensorrt", "inductor", "eager")
+    assert preferred_backends("auto", cuda) == ("tensorrt", "stored", "eager")
     assert preferred_backends("auto", CPU) == ("eager",)
-    assert preferred_backends("inductor", CPU) == ("inductor",)
+    assert preferred_backends("stored", CPU) == ("stored",)
     pairs = candidate_pairs(("tensorrt", "eager"), "auto", CPU)
     halves = [(b, p) for p in fast_precisions(CPU) for b in ("tensorrt", "eager")]
     assert pairs == [*halves, ("tensorrt", "fp32")]

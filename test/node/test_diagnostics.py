@@ -198,14 +198,14 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
 def test_what_became_of_the_engine_is_told(statistics: Statistics) -> None:
     statistics.open_input()
     journal = Journal()
-    journal.proceed("building inductor bf16 for 480x352: 20 s")
+    journal.proceed("building tensorrt bf16 for 480x352: 20 s")
     configuring = NodeStatus("configuring", engine=EngineReport.of(journal))
     assert judged(statistics, configuring) == (OK, f"configuring: {journal.progress}")
     journal.proceed("")
-    journal.refuse("inductor bf16", "self-check: depth differs by 3.00%; allowed 1%")
+    journal.refuse("tensorrt bf16", "self-check: depth differs by 3.00%; allowed 1%")
     journal.note("memory", "cuda:0 is short of memory: 4 images at once")
     active = replace(ACTIVE, engine=EngineReport.of(journal))
-    refused = "engine inductor bf16 refused: self-check: depth differs by 3.00%; allowed 1%"
+    refused = "engine tensorrt bf16 refused: self-check: depth differs by 3.00%; allowed 1%"
     assert judged(statistics, active) == (WARN, f"{refused}; {journal.notes['memory']}")
     journal.fail("cuda:0 does not answer any more")
     level, message = judged(statistics, replace(ACTIVE, engine=EngineReport.of(journal)))

@@ -18,6 +18,8 @@ from lifecycle_msgs.msg import Transition
 from nodes import Bench, image_message, running_node
 from paths import TINY_YAML
 
+from depthforge_ros.engine import memory_fallback
+from depthforge_ros.engine.backends import BACKENDS
 from depthforge_ros.engine.engine import Journal
 from depthforge_ros.engine.memory_fallback import FallbackEngine
 from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings, engine_shapes
@@ -57,9 +59,16 @@ def test_a_build_is_told_and_ended_by_a_signal(
 ) -> None:
     monkeypatch.setenv("DEPTHFORGE_ENGINES", str(tmp_path / "engines"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    expected = {"backend": "inductor", "image_size": "1024x512", "short_side_px": 512}
+    if "openvino" not in BACKENDS or BACKENDS["openvino"].missing_to_build(torch.device("cpu")):
+        pytest.skip("needs OpenVINO")
+    expected = {
+        "backend": "openvino",
+        "precision": "fp32",
+        "image_size": "1024x512",
+        "short_side_px": 512,
+    }
     with running_node(domain, tmp_path, checkpoint="untrained", **expected) as node:
-        reported = "building inductor fp32 for 1024x512"
+        reported = "building openvino fp32 for 1024x512"
         bench.spin_until(lambda: bench.values().get("engine progress", "").startswith(reported))
         assert bench.status().message.startswith(f"configuring: {reported}")
         bench.spin_until(lambda: builds(tmp_path) != [])
@@ -81,7 +90,7 @@ def test_a_gpu_that_disappears_is_an_error_and_the_node_goes_on(
         def load(values, follow, keep_going):
             follow(journal)
             held.engines.append(HeldEngine())
-            return Pipeline(FallbackEngine([held.engines[-1]], journal))
+            return Pipeline(FallbackEngine(held.engines[-1], journal))
 
         monkeypatch.setattr(node_module, "load_pipeline", load)
         heard = bench.hear("semantic")
@@ -89,6 +98,7 @@ def test_a_gpu_that_disappears_is_an_error_and_the_node_goes_on(
         engine = held.engines[0]
         engine.permits.release(100)
         bench.exchange(image_message(1), heard)
+        monkeypatch.setattr(memory_fallback, "device_works", lambda device: False)
         engine.error = torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")
 
         def lost() -> bool:
@@ -115,7 +125,8 @@ def test_engines_are_compiled_for_what_the_pipeline_will_ask_for() -> None:
     nano, tiny = load_variant("nano"), load_variant(TINY)
 
     def shapes(variant, *sizes, **settings):
-        made = engine_shapes(sizes, PipelineSettings(**settings), variant)
+        cameras = settings.pop("cameras", 1)
+        made = engine_shapes(sizes, PipelineSettings(**settings), variant, cameras)
         return [str(shape) for shape in made]
 
     assert shapes(nano, (1080, 1920), (480, 640)) == ["480x352", "640x352"]
@@ -125,4 +136,6 @@ def test_engines_are_compiled_for_what_the_pipeline_will_ask_for() -> None:
     assert shapes(nano, (352, 626), **slide, max_batch=2) == ["352x352", "352x352 batch 2"]
     assert shapes(tiny, (64, 107), **slide) == ["64x64 batch 3"]  # two, and the whole frame
     assert shapes(tiny, (64, 64), **slide) == ["64x64"]
+    assert shapes(nano, (480, 640), cameras=3) == ["480x352", "480x352 batch 3"]
+    assert shapes(nano, (480, 640), cameras=9, max_batch=4) == ["480x352", "480x352 batch 4"]
     assert shapes(nano) == []

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from depthforge_ros.engine.backends import inductor, tensorrt
+from depthforge_ros.engine.backends import tensorrt
 from depthforge_ros.engine.engine import Program, Shape
 from depthforge_ros.network.depthforge import DepthForge
 
@@ -38,5 +38,5 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS: Mapping[str, Backend] = {"tensorrt": tensorrt, "inductor": inductor}
+BACKENDS: Mapping[str, Backend] = {"tensorrt": tensorrt}
 """In the order of preference, the fastest first."""

@@ -1,45 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compiled program as one launch: every kernel of it recorded once, replayed at each frame.
+"""CUDA graphs: the kernels of a program recorded once and launched together for every frame.
 
-A frame of DepthForge is some thousand kernels, and on a small network launching them one by one
-takes longer than they run.
+A frame of DepthForge is some thousand kernels; on a small network launching them one by one takes
+longer than running them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from depthforge_ros.engine.engine import Program
-
 WARM_UPS = 3
-"""Runs before the recording: what a library sets up in its first runs must not be recorded."""
+"""Runs before the capture: libraries initialize in their first calls, which must not be captured.
+"""
+CAPTURE_MODE = "thread_local"
+"""The default, "global", makes CUDA calls of other threads fail during a capture."""
+
+Operation = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class GraphedProgram:
-    """A program on CUDA, recorded with buffers of its own for input and outputs.
+    """A program on CUDA, captured with its own buffers for input and outputs.
 
-    The program must do the same work at every call, on the current stream. Raises RuntimeError
-    where it does something that cannot be recorded, such as waiting for the device.
+    The program must do the same work at every call, on the current stream. Raises RuntimeError if
+    it does something that cannot be captured, such as waiting for the device.
     """
 
-    def __init__(self, program: Program, images: Tensor) -> None:
-        self._program = program  # keeps weights alive that the recording points to
-        self._images = images.clone()
+    def __init__(self, program: Operation, images: Tensor) -> None:
+        self._program = program  # keeps the weights alive that the graph points to
         device = images.device
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                program(self._images)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = program(self._images)
+        with torch.cuda.device(device), torch.inference_mode():
+            self._images = images.clone()
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    program(self._images)
+            stream.synchronize()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode=CAPTURE_MODE):
+                self._outputs = program(self._images)
+            torch.cuda.current_stream(device).wait_stream(stream)
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Replay on images of the recorded shape; the outputs are copies, not the buffers."""
-        self._images.copy_(images)
-        self._graph.replay()
-        scores, depth = self._outputs
-        return scores.clone(), depth.clone()
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run on images of the captured shape; return copies of the output buffers."""
+        with torch.inference_mode():
+            self._images.copy_(images)
+            self._graph.replay()
+            return tuple(output.clone() for output in self._outputs)

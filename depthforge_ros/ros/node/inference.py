@@ -128,6 +128,7 @@ class Inference:
         left = self._deliveries.left() if self._deliveries else None
         if left is not None:
             self.streams[left.job.camera].statistics.drop(INACTIVE)
+        self.pipeline.close()
         if not stopped:
             for stream in self.streams.values():
                 stream.statistics.abandon_work()
@@ -268,7 +269,10 @@ def load_pipeline(
         device=values.device,
         backend=values.backend,
         precision=values.precision,
-        shapes=engine_shapes(values.image_sizes(), settings, variant) if compiled else (),
+        shapes=engine_shapes(values.image_sizes(), settings, variant, max(1, len(values.cameras)))
+        if compiled
+        else (),
+        background=True,
     )
     try:
         return Pipeline(select_engine(request, journal, keep_going), settings)

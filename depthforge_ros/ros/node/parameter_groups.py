@@ -37,10 +37,9 @@ class NetworkParameters:
     backend: str = parameter(
         "auto",
         Effect.CONFIGURE,
-        "What runs the network: eager: PyTorch; inductor: compiled by PyTorch; tensorrt: compiled "
-        "by NVIDIA's; auto: the fastest that is here and agrees with eager fp32, which on a CPU is "
-        "eager.",
-        choices=("auto", "eager", "inductor", "tensorrt"),
+        "What runs the network: eager: PyTorch; tensorrt: compiled by NVIDIA's TensorRT; auto: the "
+        "fastest that is available and agrees with eager fp32.",
+        choices=("auto", "eager", "tensorrt"),
     )
     precision: str = parameter(
         "auto",
@@ -52,8 +51,9 @@ class NetworkParameters:
     image_size: str = parameter(
         "",
         Effect.CONFIGURE,
-        "Size of the images to come, WIDTHxHEIGHT, several joined by commas: what engines are "
-        "compiled for; empty: engines that were compiled before, for whatever they were.",
+        "Size of the images to come, WIDTHxHEIGHT, several joined by commas: their engines are "
+        "built in configure; empty: engines of the cache, and others in the background once images "
+        "come, while eager runs.",
     )
     threads: int = parameter(
         0,
