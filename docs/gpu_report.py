@@ -42,6 +42,15 @@ def steps(variant: str, shape: str, device: str) -> list[tuple[str, str]]:
             f"compile {variant} --shape {shape} --audit",
         ),
         ("Engines of nano", f"compile nano --checkpoint '' {engines}"),
+        (
+            "Engines of nano from ONNX",
+            f"compile nano --checkpoint '' --backend tensorrt --builder onnx {engines}",
+        ),
+        (
+            "Engines of nano for three cameras",
+            f"compile nano --checkpoint '' --shape 480x352 --batch 3 --device {device} "
+            f"--report {FILE}",
+        ),
         (f"Engines of {variant}", f"compile {variant} --checkpoint untrained {engines}"),
         (
             f"{variant}, stage by stage",
@@ -49,6 +58,7 @@ def steps(variant: str, shape: str, device: str) -> list[tuple[str, str]]:
             f"--device {device}",
         ),
         ("nano, topic to topic", f"benchmark {shipped} --set image_size=1920x1080"),
+        ("nano, topic to topic, engines built meanwhile", f"benchmark {shipped}"),
         (f"{variant}, topic to topic", f"benchmark {large}"),
     ]
 

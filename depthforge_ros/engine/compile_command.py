@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--backend", default="auto", help="tensorrt, or auto: the first that works")
     parser.add_argument(
+        "--builder",
+        default="",
+        help="of tensorrt: torch_tensorrt or onnx; default: torch_tensorrt if it supports the "
+        "installed TensorRT",
+    )
+    parser.add_argument(
         "--precision",
         default="auto",
         help="fp32, bf16, fp16, or auto: the first that agrees with fp32",
@@ -54,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     """Build and check; return 0 if every shape has an engine, or nothing is left to PyTorch."""
     import torch
 
+    from depthforge_ros.engine.backends.tensorrt import BUILDER_VARIABLE
     from depthforge_ros.engine.candidate import Request, crop_shape
     from depthforge_ros.engine.engine import EAGER, CancelledError, Shape
     from depthforge_ros.variant import load_variant
@@ -64,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         return _audit(args.variant, shapes)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.builder:
+        os.environ[BUILDER_VARIABLE] = args.builder
     if args.backend == EAGER:
         raise ValueError("--backend is 'eager', which is not compiled")
     request = Request(

@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("variant", help="name of a variant, or the path of a .yaml file like them")
     parser.add_argument("out", type=Path, metavar="OUT.onnx", help="file to write; must not exist")
     parser.add_argument(
-        "--shape", help="HEIGHTxWIDTH of the images, multiples of 32; default: the variant's crop"
+        "--shape", help="WIDTHxHEIGHT of the images, multiples of 32; default: the crop"
     )
     parser.add_argument("--batch", type=int, default=1, help="images at once")
     parser.add_argument(
