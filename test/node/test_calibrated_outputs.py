@@ -48,7 +48,7 @@ def tf() -> Tf:
 @pytest.fixture(scope="module")
 def rig(tf: Tf) -> Iterator[Rig]:
     """One for all tests, whose engine is never held."""
-    made = Rig(HeldEngine(), tf=tf)
+    made = Rig(HeldEngine(), tf=tf, ground_tolerance_m=2.0)
     made.engine.permits.release(1000)
     yield made
     made.close()
