@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge transport`: a Fast DDS profile with room for the images of your cameras.
+"""`depthforge transport`: write a Fast DDS profile with room for the images of your cameras.
 
 The shipped profile (config/fastdds.xml) is the template; only its two sizes change.
 """
@@ -13,26 +13,29 @@ from pathlib import Path
 from depthforge_ros.image_size import parse_size
 from depthforge_ros.resources import shipped_folder
 
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Environment variables that name the profile, for Fast DDS 2 and 3."""
+
 MIB = 1 << 20
 RGB8_BYTES = 3
 IMAGES_HELD = 8
-"""Images of rgb8 a camera: a driver's history of five and those being read; the node's images of
-two frames, 12 bytes a pixel in all, are no more than that. Points, 20 bytes a pixel, are not in it.
+"""rgb8 images per camera: a driver's history of five and those being read. The node's images of two
+frames, 12 bytes a pixel in all, need no more; points, 20 bytes a pixel, are not counted.
 """
 
 MIN_SEGMENT = 64 * MIB
 MIN_MESSAGE = 32 * MIB
 GRAIN = 16 * MIB
 MAX_SEGMENT = (1 << 32) - GRAIN
-"""Fast DDS keeps the size in 32 bits."""
+"""Fast DDS stores the size in 32 bits."""
 
 MAX_CAMERAS = 64
 
 
 def segment_bytes(width: int, height: int, cameras: int) -> int:
-    """Shared memory of one process that sends the images of so many cameras.
+    """Return the shared memory in bytes of one process that sends the images of these cameras.
 
-    Raises ValueError where Fast DDS has no segment of that size.
+    Raise ValueError for more than Fast DDS can allocate.
     """
     if not 1 <= cameras <= MAX_CAMERAS:
         raise ValueError(f"the number of cameras is {cameras}; expected 1..{MAX_CAMERAS}")
@@ -46,12 +49,12 @@ def segment_bytes(width: int, height: int, cameras: int) -> int:
 
 
 def message_bytes(width: int, height: int) -> int:
-    """Largest piece in which a message is handed over: one image and its header."""
+    """Return the largest size in bytes of a message in one piece: an image and its header."""
     return max(MIN_MESSAGE, _rounded(width * height * RGB8_BYTES + 4096))
 
 
 def profile(width: int, height: int, cameras: int) -> str:
-    """The text of the shipped profile, with room for these cameras. Raises ValueError."""
+    """Return the shipped profile with room for these cameras, as XML. Raise ValueError."""
     text = (shipped_folder("config") / "fastdds.xml").read_text("utf-8")
     segment, message = segment_bytes(width, height, cameras), message_bytes(width, height)
     held = f"{cameras} x {width}x{height} rgb8, {IMAGES_HELD} images each"
@@ -75,15 +78,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the profile; 0. Raises ValueError, and FileExistsError for `--out`."""
+    """Write the profile; 0. Raise ValueError, or FileExistsError for `--out`."""
     text = profile(*parse_size(args.size, "--size"), args.cameras)
     if args.out is None:
         print(text, end="")
         return 0
     with args.out.open("x", encoding="utf-8") as file:
         file.write(text)
-    print(f"export FASTRTPS_DEFAULT_PROFILES_FILE={args.out.resolve()}")
-    print(f"export FASTDDS_DEFAULT_PROFILES_FILE={args.out.resolve()}")
+    for name in PROFILE_VARIABLES:
+        print(f"export {name}={args.out.resolve()}")
     return 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge doctor`: is this machine, as this shell sets it up, fit to run the node?"""
+"""`depthforge doctor`: check whether this machine and this shell's environment can run the node."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from depthforge_ros.doctor import machine, middleware, software
 from depthforge_ros.doctor.finding import Finding, Level, fail, ok, warn
 
+if TYPE_CHECKING:
+    from depthforge_ros.ros.qos_check import Link
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `depthforge doctor`."""
-    parser.add_argument("--variant", default="nano", help="network whose weights are looked for")
+    parser.add_argument("--variant", default="nano", help="network whose weights are checked")
     parser.add_argument("--checkpoint", default="", help="weights, as the node's parameter")
     parser.add_argument(
         "--graph",
         type=float,
         default=2.0,
         metavar="S",
-        help="seconds to listen who is on the ROS graph; 0: do not look",
+        help="seconds of discovery on the ROS graph; 0: skip it",
     )
     parser.add_argument("--json", action="store_true", help="findings as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the findings; 0, or 1 where one is FAIL."""
+    """Print the findings; 0, or 1 if one is FAIL."""
     if not (math.isfinite(args.graph) and args.graph >= 0):
         raise ValueError(f"--graph is {args.graph}; expected seconds, or 0")
     findings = []
@@ -42,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine(variant: str, checkpoint: str, graph_s: float) -> Iterator[Finding]:
-    """Everything that can be looked at without starting the node, one after the other."""
+    """Yield the findings of every check that does not start the node."""
     env = os.environ
     yield software.python()
     yield from software.libraries()
@@ -57,7 +61,7 @@ def examine(variant: str, checkpoint: str, graph_s: float) -> Iterator[Finding]:
     if images.bridge_works():
         yield ok("cv_bridge", "converts images")
     else:
-        text = "absent, or built for another numpy; OpenCV converts instead"
+        text = "missing, or built for another numpy; OpenCV converts instead"
         yield warn("cv_bridge", text, "install the cv_bridge of this ROS distribution")
     implementation = qos_check.implementation()
     yield ok("RMW_IMPLEMENTATION", implementation)
@@ -71,18 +75,27 @@ def examine(variant: str, checkpoint: str, graph_s: float) -> Iterator[Finding]:
         yield from matches(qos_check.links(graph_s))
 
 
-def matches(links: list) -> Iterator[Finding]:
-    """What to say about the links of the graph."""
+def remedy(link: Link) -> str:
+    """Return what to do about a subscription without a publisher: the topics that have one."""
+    if not link.candidates:
+        return "start the publisher; no topic of such messages has one in this domain"
+    names = [
+        f"{topic} (needs image_transport: compressed, without /compressed in the remapping)"
+        if topic.endswith("/compressed") and not link.topic.endswith("/compressed")
+        else topic
+        for topic in link.candidates
+    ]
+    return f"remap {link.topic}; topics that have a publisher: {', '.join(names)}"
+
+
+def matches(links: Iterable[Link]) -> Iterator[Finding]:
+    """Return findings about the links of the graph."""
     if not links:
-        yield ok("graph", "nobody subscribes to images")
+        yield ok("graph", "no process subscribes to images")
     for link in links:
         check = f"topic {link.topic}"
         if not link.publisher:
-            yield warn(
-                check,
-                f"{link.subscription} subscribes and nobody publishes",
-                "start the publisher, or remap the topic",
-            )
+            yield warn(check, f"{link.subscription} subscribes, no publisher", remedy(link))
         elif link.reason:
             yield fail(
                 check,

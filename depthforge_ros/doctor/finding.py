@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor says about one thing."""
+"""One finding of the doctor."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from enum import Enum
 
 
 class Level(Enum):
-    """How bad it is."""
+    """Severity of a finding."""
 
     OK = "OK"
     WARN = "WARN"
-    """It works, and not as well as it could, or only in part."""
+    """The node works, but slower, with losses, or in part."""
     FAIL = "FAIL"
-    """The node does not work like this."""
+    """The node does not work."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """check: what was looked at. text: what was found. remedy: what to change, "" where nothing."""
+    """check: name of the check. text: its result. remedy: what to change, "" if nothing."""
 
     level: Level
     check: str
@@ -27,25 +27,25 @@ class Finding:
     remedy: str = ""
 
     def line(self) -> str:
-        """For a terminal; the remedy stands in a line of its own."""
+        """Return the finding for a terminal, the remedy on a line of its own."""
         first = f"{self.level.value:<5}{self.check}: {self.text}"
         return f"{first}\n       -> {self.remedy}" if self.remedy else first
 
     def as_mapping(self) -> dict[str, str]:
-        """For JSON."""
+        """Return the finding for JSON."""
         return {**asdict(self), "level": self.level.value}
 
 
 def ok(check: str, text: str) -> Finding:
-    """All is well."""
+    """Return a finding of level OK."""
     return Finding(Level.OK, check, text)
 
 
 def warn(check: str, text: str, remedy: str) -> Finding:
-    """It could be better."""
+    """Return a finding of level WARN."""
     return Finding(Level.WARN, check, text, remedy)
 
 
 def fail(check: str, text: str, remedy: str) -> Finding:
-    """It does not work."""
+    """Return a finding of level FAIL."""
     return Finding(Level.FAIL, check, text, remedy)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What images need of the kernel: socket buffers and shared memory."""
+"""Checks of the kernel: socket buffers and shared memory for images."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from depthforge_ros.doctor.finding import Finding, fail, ok, warn
 
 MIB = 1 << 20
 SOCKET_BYTES = 4 * MIB
-"""What config/fastdds.xml asks of the kernel for a UDP socket."""
+"""UDP socket buffer that config/fastdds.xml requests."""
 
 CYCLONE_BYTES = 10_000_000
-"""What config/cyclonedds.xml insists on."""
+"""UDP receive buffer without which config/cyclonedds.xml does not start."""
 
 SENDERS = 2  # the camera driver and the node, each with a segment of its own
 
 
 def socket_buffers(cyclone: bool, proc: Path = Path("/proc")) -> Iterator[Finding]:
-    """Whether the kernel grants the socket buffers that the DDS profiles ask for.
+    """Check that the kernel allows the socket buffers of the DDS profiles.
 
-    cyclone: whether Cyclone DDS is used, whose minimum is a condition to start.
+    cyclone: whether Cyclone DDS is used, which does not start with less.
     """
     for name in ("rmem_max", "wmem_max"):
         check = f"net.core.{name}"
@@ -39,12 +39,12 @@ def socket_buffers(cyclone: bool, proc: Path = Path("/proc")) -> Iterator[Findin
             text = f"{granted} bytes; config/cyclonedds.xml needs {needed} to start"
             yield fail(check, text, remedy)
         else:
-            text = f"{granted} bytes; {needed} needed, or images between machines get lost"
+            text = f"{granted} bytes; {needed} needed, or images between machines can get lost"
             yield warn(check, text, remedy)
 
 
 def shared_memory(segment: int, folder: Path = Path("/dev/shm")) -> Finding:
-    """Whether the segments (bytes) of the camera driver and the node fit into /dev/shm."""
+    """Check that the segments (bytes) of the camera driver and the node fit into /dev/shm."""
     check = str(folder)
     remedy = (
         f"mount it with more: size={-(-SENDERS * segment // MIB) * 2}m; in a container "
@@ -53,7 +53,7 @@ def shared_memory(segment: int, folder: Path = Path("/dev/shm")) -> Finding:
     try:
         there = os.statvfs(folder)
     except OSError as error:
-        return fail(check, f"not there: {error.strerror}", remedy)
+        return fail(check, f"cannot be read: {error.strerror}", remedy)
     size, free = there.f_blocks * there.f_frsize // MIB, there.f_bavail * there.f_frsize // MIB
     needed_mib = segment / MIB
     text = f"{size} MiB, {free} free; one process that sends images takes {needed_mib:g}"

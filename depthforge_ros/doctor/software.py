@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Versions, the GPU and the weights."""
+"""Checks of versions, the GPU and the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
-    """The interpreter."""
+    """Check the version of Python."""
     text = ".".join(map(str, version))
     if PYTHONS[0] <= version[:2] <= PYTHONS[1]:
         return ok("python", text)
@@ -26,7 +26,7 @@ def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
 
 
 def libraries() -> Iterator[Finding]:
-    """What the node imports beside ROS."""
+    """Check the libraries that the node imports besides ROS."""
     for name, module in (("torch", "torch"), ("numpy", "numpy"), ("opencv", "cv2")):
         if util.find_spec(module) is None:
             yield fail(name, "not installed", f"install it: README.md; {module} is imported")
@@ -34,11 +34,11 @@ def libraries() -> Iterator[Finding]:
             yield version(name, installed_version(module))
     for module in ("safetensors", "yaml"):
         if util.find_spec(module) is None:
-            yield fail(module, "not installed", "install it as README.md tells")
+            yield fail(module, "not installed", "install it as in README.md")
 
 
 def installed_version(module: str) -> str:
-    """Of an importable module; "" where it does not say."""
+    """Return the version of an importable module, "" if its metadata have none."""
     distributions = metadata.packages_distributions().get(module, []) or [module]
     try:
         return metadata.version(distributions[0])
@@ -47,7 +47,7 @@ def installed_version(module: str) -> str:
 
 
 def version(name: str, text: str) -> Finding:
-    """Whether the package works with that version of torch, numpy or opencv."""
+    """Check a version of torch, numpy or opencv."""
     numbers = tuple(int(part) for part in re.findall(r"\d+", text)[:2])
     if not numbers:
         return ok(name, "installed, version unknown")
@@ -59,15 +59,15 @@ def version(name: str, text: str) -> Finding:
 
 
 def gpu(nvidia: Path = NVIDIA) -> Iterator[Finding]:
-    """CUDA as PyTorch sees it, and TensorRT where there is a GPU."""
+    """Check CUDA as PyTorch sees it, and TensorRT if there is a GPU."""
     try:
         import torch
     except ImportError:
-        return  # it is told already
+        return  # reported already
     if not torch.cuda.is_available():
         if nvidia.is_file():
             built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
-            text = f"a driver is there, and this PyTorch, {built}, cannot use it"
+            text = f"there is a driver that this PyTorch, {built}, cannot use"
             yield warn("CUDA", text, "install the PyTorch for this driver: pytorch.org")
         else:
             yield ok("CUDA", "no NVIDIA GPU: the network runs on the CPU")
@@ -79,22 +79,22 @@ def gpu(nvidia: Path = NVIDIA) -> Iterator[Finding]:
     missing = [name for name in ("tensorrt", "torch_tensorrt") if util.find_spec(name) is None]
     if missing:
         text = f"{' and '.join(missing)} not installed: the network runs in PyTorch"
-        yield warn("TensorRT", text, "install it where speed matters")
+        yield warn("TensorRT", text, "install it if speed matters")
     else:
         yield ok("TensorRT", installed_version("tensorrt") or "installed, version unknown")
 
 
 def weights(variant: str, checkpoint: str) -> Finding:
-    """Whether the files are there that the node would load. They are not read."""
+    """Check that the files that the node would load exist. They are not read."""
     try:
         from depthforge_ros.engine import INSTANT, UNTRAINED
         from depthforge_ros.engine.load import checkpoint_files
         from depthforge_ros.variant import load_variant
     except ImportError as error:
-        return fail("weights", f"cannot be looked for: {error}", "install what is missing")
+        return fail("weights", f"cannot be checked: {error}", "install what is missing")
     if checkpoint in (INSTANT, UNTRAINED):
         return warn("weights", f"{checkpoint}: masks mean nothing", "train or fetch weights")
-    remedy = "docs/weights.md tells how to get some"
+    remedy = "see docs/weights.md"
     try:
         found = load_variant(variant)
         paths = checkpoint_files(found, checkpoint)
@@ -102,5 +102,5 @@ def weights(variant: str, checkpoint: str) -> Finding:
     except (ValueError, OSError) as error:
         return fail("weights", " ".join(str(error).split()), remedy)
     if missing:
-        return fail("weights", f"not there: {', '.join(missing)}", remedy)
+        return fail("weights", f"missing: {', '.join(missing)}", remedy)
     return ok("weights", ", ".join(str(path) for path in paths))

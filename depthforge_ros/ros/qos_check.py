@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which publishers and subscriptions of a running graph do not reach each other, and why."""
+"""Finds publishers and subscriptions of a running graph that do not match, and the reason."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
-IMAGE_TYPES = frozenset(
-    {
-        "sensor_msgs/msg/Image",
-        "sensor_msgs/msg/CompressedImage",
-        "sensor_msgs/msg/CameraInfo",
-        "sensor_msgs/msg/PointCloud2",
-    }
-)
+KINDS = {
+    "sensor_msgs/msg/Image": "image",
+    "sensor_msgs/msg/CompressedImage": "image",
+    "sensor_msgs/msg/CameraInfo": "camera_info",
+    "sensor_msgs/msg/PointCloud2": "points",
+}
+"""Types that are checked; those of one kind can replace each other."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """One publisher and one subscription of a topic; publisher "": nobody publishes.
+    """A publisher and a subscription of a topic; publisher "": the topic has none.
 
-    reason: why nothing gets through, "" where it does.
+    reason: why messages do not arrive, "" if they do. candidates: topics of the kind that have a
+    publisher, for a topic without one.
     """
 
     topic: str
     publisher: str
     subscription: str
     reason: str
+    candidates: tuple[str, ...] = ()
 
 
 def implementation() -> str:
-    """Name of the RMW implementation that this process uses."""
+    """Return the name of the RMW implementation of this process."""
     return rclpy.get_rmw_implementation_identifier()
 
 
 def links(seconds: float) -> list[Link]:
-    """Every link of image topics on the graph, after listening for so long who is there."""
+    """Return every link of image topics, after so many seconds of discovery."""
     context = rclpy.Context()
     rclpy.init(context=context)
     try:
@@ -60,14 +61,24 @@ def links(seconds: float) -> list[Link]:
 
 
 def _links(node: Node) -> Iterator[Link]:
-    for topic, types in node.get_topic_names_and_types():
-        if not IMAGE_TYPES & set(types):
-            continue
-        publishers = node.get_publishers_info_by_topic(topic)
+    topics = {
+        topic: KINDS[types[0]]
+        for topic, types in node.get_topic_names_and_types()
+        if types and types[0] in KINDS
+    }
+    published = {topic: node.get_publishers_info_by_topic(topic) for topic in topics}
+    for topic, kind in topics.items():
+        publishers = published[topic]
         for subscription in node.get_subscriptions_info_by_topic(topic):
             listener = _name(subscription)
             if not publishers:
-                yield Link(topic, "", listener, "nobody publishes")
+                # The node's own pictures are no camera.
+                candidates = tuple(
+                    other
+                    for other, sender in published.items()
+                    if sender and topics[other] == kind and listener not in map(_name, sender)
+                )
+                yield Link(topic, "", listener, "no publisher", candidates)
             for publisher in publishers:
                 if publisher.topic_type != subscription.topic_type:
                     reason = f"{publisher.topic_type} is not {subscription.topic_type}"
@@ -77,7 +88,7 @@ def _links(node: Node) -> Iterator[Link]:
 
 
 def why_not(publisher: QoSProfile, subscription: QoSProfile) -> str:
-    """Why the middleware does not match these two, "" where it does."""
+    """Return why the middleware does not match the two, "" if it does."""
     compatibility, reason = qos_check_compatible(publisher, subscription)
     if compatibility != QoSCompatibility.ERROR:
         return ""

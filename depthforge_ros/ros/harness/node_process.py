@@ -15,6 +15,7 @@ from pathlib import Path
 
 from depthforge_ros.resources import shipped_folder
 from depthforge_ros.ros.harness.recorder import Recorder
+from depthforge_ros.transport_command import PROFILE_VARIABLES
 
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 15.0
@@ -23,7 +24,6 @@ LOG_LINES = 15  # of a process that failed, shown with its error
 REPORT_AFTER_NS = 1_000_000_000  # how much later a report knows of every image sent before
 SETTLE_TIMEOUT_S = 120.0
 MASK_TIMEOUT_S = 3.0
-PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # Fast DDS 2 and 3
 DOMAINS = range(99, 79, -1)
 
 
@@ -60,7 +60,7 @@ def environment(domain_id: int | None, *, profile: bool = True) -> dict[str, str
         "ROS_DOMAIN_ID": str(domain_id),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
-    for name in PROFILES:
+    for name in PROFILE_VARIABLES:
         env.pop(name, None)
         if profile:
             env[name] = str(shipped_folder("config") / "fastdds.xml")
@@ -69,7 +69,7 @@ def environment(domain_id: int | None, *, profile: bool = True) -> dict[str, str
 
 def use(env: Mapping[str, str]) -> None:
     """Make this process, which listens too, part of the same environment."""
-    for name in PROFILES:
+    for name in PROFILE_VARIABLES:
         os.environ.pop(name, None)
     os.environ.update(env)
 
