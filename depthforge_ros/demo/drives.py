@@ -12,15 +12,14 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from depthforge_ros.interrupt import on_signals
 from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
 
 SEED = HELD_OUT_SEEDS[0]  # a street that no network was trained on
@@ -74,7 +73,8 @@ def rendered(condition: str, frames: int, folder: Path) -> Drive:
         min(len(os.sched_getaffinity(0)), frames), multiprocessing.get_context("spawn")
     )
     try:
-        with _ignored(signal.SIGINT):  # inherited by the processes; this one ends them
+        # Inherited by the processes; this one ends them.
+        with on_signals(signal.SIG_IGN, [signal.SIGINT]):
             jobs = [pool.submit(_render, condition, frames, i, folder) for i in range(frames)]
         found = [job.result() for job in jobs]
     finally:
@@ -82,16 +82,6 @@ def rendered(condition: str, frames: int, folder: Path) -> Drive:
     fov_deg = math.degrees(2 * math.atan(WIDTH_PX / 2 / drive.intrinsics[0, 0]))
     names = {mark: f"{index:04d}.png" for index, (mark, _) in enumerate(found)}
     return Drive(condition, folder, fov_deg, frames, RATE_HZ, LONGEST_S, dict(found), names)
-
-
-@contextmanager
-def _ignored(number: int) -> Iterator[None]:
-    """Let processes that are started meanwhile ignore the signal."""
-    previous = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, previous)
 
 
 @functools.lru_cache(maxsize=1)

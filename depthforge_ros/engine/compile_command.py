@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from depthforge_ros.interrupt import on_signals
+
 if TYPE_CHECKING:
     from depthforge_ros.engine.candidate import Request
 
@@ -85,13 +87,11 @@ def run(args: argparse.Namespace) -> int:
         shapes=tuple(shapes),
     )
     signals: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-    try:
-        return _compile(request, args.report, args.rounds, lambda: not signals)
-    except CancelledError:
-        return EXIT_INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with on_signals(lambda number, _: signals.append(number), [signal.SIGTERM]):
+        try:
+            return _compile(request, args.report, args.rounds, lambda: not signals)
+        except CancelledError:
+            return EXIT_INTERRUPTED
 
 
 def _compile(

@@ -5,8 +5,9 @@ Node, bag tools, evaluation and benchmark all call the same Pipeline, so what is
 drives.
 """
 
+from depthforge_ros.pipeline.loading import select_pipeline
 from depthforge_ros.pipeline.pipeline import Pipeline
 from depthforge_ros.pipeline.settings import Mode, PipelineSettings
 from depthforge_ros.pipeline.shapes import engine_shapes
 
-__all__ = ["Mode", "Pipeline", "PipelineSettings", "engine_shapes"]
+__all__ = ["Mode", "Pipeline", "PipelineSettings", "engine_shapes", "select_pipeline"]

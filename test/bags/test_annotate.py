@@ -41,8 +41,9 @@ from depthforge_ros import cli
 from depthforge_ros.engine.engine import CropOutput
 from depthforge_ros.frame import Frame
 from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
-from depthforge_ros.ros.bags.annotation import annotate_bag, camera_name
-from depthforge_ros.ros.bags.reader import BagError
+from depthforge_ros.ros.bags.annotation import annotate_bag
+from depthforge_ros.ros.bags.cameras import camera_name
+from depthforge_ros.ros.bags.topic import BagError
 from depthforge_ros.variant import Variant, load_variant
 
 PERIOD_NS = 33_333_333
@@ -209,7 +210,9 @@ def test_the_camera_info_of_another_size_is_not_taken(tmp_path: Path) -> None:
     assert "/depthforge/semantic" in written
     # Metres need a focal length, and nobody knows that of this image.
     assert "/depthforge/depth" not in written
-    assert (summary.frames, summary.without_depth) == (1, 1)
+    (reason,) = summary.without_depth
+    assert (summary.frames, summary.without_depth[reason]) == (1, 1)
+    assert "640x32" in reason
 
 
 def test_a_broken_image_is_named_and_everything_else_kept(

@@ -30,8 +30,8 @@ from depthforge_ros.ros.bags.batch import (
     shard_of,
     worst,
 )
-from depthforge_ros.ros.bags.reader import BagError, own_topic
 from depthforge_ros.ros.bags.resumable_writer import ExistsError, SegmentedBag, TakenError
+from depthforge_ros.ros.bags.topic import BagError, own_topic
 
 NAMES = ("a", "day/b", "day/c", "night/d", "night/e")
 FIXED = ("--checkpoint", "instant", "--short-side", "64")
@@ -110,11 +110,11 @@ def test_shards_one_after_the_other_and_again(
     capsys.readouterr()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert annotate(drives, "--into", out) == DONE
-    assert capsys.readouterr().out == "".join(f"{out / n}: is there already\n" for n in NAMES)
+    assert capsys.readouterr().out == "".join(f"{out / n}: exists already\n" for n in NAMES)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     assert annotate(drives, "--into", out, "--mode", "slide") == FAILED
     errors = capsys.readouterr().err
-    assert f"{out / 'a'} is there, but made differently: mode was 'whole' and is now" in errors
+    assert f"{out / 'a'} exists, but was made differently: mode was 'whole' and is now" in errors
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_done(
@@ -265,7 +265,7 @@ def test_lines_of_workers_never_run_into_each_other(
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", stream)
     work = [Work(tmp_path / name, tmp_path / "out" / name) for name in ("a", "b", "c", "d")]
-    done = Summary(3, 0, 0, {}, messages=6, finished=True)
+    done = Summary(3, {}, {}, {}, messages=6, finished=True)
     there = ExistsError(work[1].target, "")
     outcomes = iter([done, there, TakenError("taken"), BagError("bad")])
 

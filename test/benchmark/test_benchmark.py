@@ -19,7 +19,8 @@ from depthforge_ros import cli
 from depthforge_ros.benchmark.machine import processor
 from depthforge_ros.benchmark.node import failed
 from depthforge_ros.benchmark.topics import Result, cpu_seconds, resident_mib
-from depthforge_ros.ros.harness.recorder import Recorded, serialized_header
+from depthforge_ros.ros.harness.recorder import Recorded
+from depthforge_ros.ros.serialized import header_bytes
 
 
 def benchmark(*options: str | Path) -> subprocess.CompletedProcess[str]:
@@ -116,7 +117,7 @@ def test_headers_are_wrong_that_no_image_had_or_that_come_out_of_turn() -> None:
     def header(stamp_ns: int, frame_id: str = "camera") -> bytes:
         message = Image(header=Header(frame_id=frame_id))
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
-        return serialized_header(serialize_message(message))
+        return header_bytes(serialize_message(message))
 
     sent = [10**9 * second + 7 for second in range(1, 6)]
     came = [header(sent[0]), header(sent[2]), header(sent[4])]

@@ -28,7 +28,7 @@ from depthforge_ros.engine import build_engine
 from depthforge_ros.frame import DepthKind, Frame
 from depthforge_ros.learning.metrics import Confusion, DepthErrors
 from depthforge_ros.pipeline import Pipeline
-from depthforge_ros.ros.bags.reader import bag_messages, open_bag
+from depthforge_ros.ros.bags.reader import open_bag
 from depthforge_ros.ros.harness.read_recording import pixels
 from depthforge_ros.ros.images import stamp_ns
 from depthforge_ros.street import StreetDrive
@@ -88,9 +88,9 @@ def messages(bag: Path) -> dict[str, list]:
     found: dict[str, list] = {}
     classes = {"Image": Image, "CameraInfo": CameraInfo, "String": String}
     with open_bag(bag) as reader:
-        for connection, _, raw in bag_messages(reader):
-            cls = classes[connection.msgtype.rpartition("/")[2]]
-            found.setdefault(connection.topic, []).append(deserialize_message(raw, cls))
+        for topic, _, raw in reader.messages():
+            cls = classes[topic.kind.rpartition("/")[2]]
+            found.setdefault(topic.name, []).append(deserialize_message(raw, cls))
     return found
 
 

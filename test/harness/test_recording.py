@@ -17,8 +17,8 @@ from std_msgs.msg import Header
 from depthforge_ros.demo import pictures
 from depthforge_ros.frame import UNLABELLED, DepthKind
 from depthforge_ros.legend import LINE_PX
-from depthforge_ros.ros.bags.reader import own_topic
 from depthforge_ros.ros.bags.resumable_writer import SegmentedBag
+from depthforge_ros.ros.bags.topic import own_topic
 from depthforge_ros.ros.harness.graph import Driven
 from depthforge_ros.ros.harness.node_process import free_domain
 from depthforge_ros.ros.harness.read_recording import Seen, recorded

@@ -18,7 +18,10 @@ PACKAGE = Path(__file__).resolve().parents[2] / ROOT
 ORDER = (
     ("__init__",),
     ("frame",),
-    ("dataclass_yaml", "resources", "cpu_tuning", "file_lock", "image_size", "pixel_rays"),
+    (
+        *("dataclass_yaml", "resources", "cpu_tuning", "file_lock", "image_size", "interrupt"),
+        "pixel_rays",
+    ),
     ("variant",),
     ("ground", "occupancy", "condition", "legend", "transport_command"),
     ("network",),
@@ -32,7 +35,7 @@ RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
 # The same inside ros/: the node imports no tool, and no tool imports the node.
 ROS_ORDER = (
-    ("__init__", "jpeg_png"),
+    ("__init__", "jpeg_png", "serialized"),
     ("images",),
     ("messages",),
     ("calibration",),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge annotate`: the command line around `annotation.annotate_bag` and `many_bags`."""
+"""`depthforge annotate`: the command line around `annotation.annotate_bag` and `batch`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from depthforge_ros.image_size import parse_size
 from depthforge_ros.resources import sha256_of
 from depthforge_ros.ros.bags.annotation import MIB, Summary, annotate_bag
 from depthforge_ros.ros.bags.batch import (
     DONE,
     FAILED,
     INTERRUPTED,
+    PARTIAL,
     Annotate,
     Work,
     annotate_here,
@@ -25,6 +27,7 @@ from depthforge_ros.ros.bags.batch import (
     shard_of,
 )
 from depthforge_ros.ros.bags.resumable_writer import STORAGES
+from depthforge_ros.ros.metric import DepthLimits
 from depthforge_ros.variant import variant_names
 
 
@@ -35,8 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="BAG OUT: a bag to read (folder, .mcap or .db3) and the bag to write, which must not "
-        "exist; with --into: bags, or folders with bags below",
+        help="BAG OUT: a bag (folder, .mcap or .db3), a video file or a webcam (/dev/video0) to "
+        "read, and the bag to write, which must not exist; with --into: bags, or folders with bags "
+        "below",
     )
     parser.add_argument(
         "--into", type=Path, metavar="FOLDER", help="annotate many bags, each into this folder"
@@ -52,6 +56,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="image topic, may be given several times; needed where the bag has more than one",
     )
+    parser.add_argument(
+        "--camera-info-topic",
+        action="append",
+        metavar="TOPIC",
+        help="CameraInfo of each --topic, in their order; without it camera_info beside the image, "
+        "or the only one in the bag",
+    )
+    parser.add_argument(
+        "--camera-info",
+        type=Path,
+        metavar="FILE",
+        help="YAML of ROS camera_calibration that takes the place of CameraInfo messages",
+    )
     parser.add_argument("--namespace", default="/depthforge", help="where the new topics go")
     parser.add_argument(
         "--variant", default="nano", help=f"{', '.join(variant_names())}, or the path of a .yaml"
@@ -63,6 +80,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
+        "--backend", default="auto", help="auto, eager, inductor or tensorrt, as for the node"
+    )
+    parser.add_argument(
+        "--precision", default="auto", help="auto, fp32, bf16 or fp16, as for the node"
+    )
+    parser.add_argument(
+        "--image-size",
+        default="",
+        metavar="WxH",
+        help="sizes of the images, joined by commas, that compiled backends are built for",
+    )
+    parser.add_argument(
         "--mode",
         choices=("whole", "slide"),
         default="whole",
@@ -73,13 +102,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--confidence-threshold", type=float, default=0.0, help="below it a pixel is unlabelled"
     )
     parser.add_argument(
+        "--rectified",
+        choices=("auto", "true", "false"),
+        default="auto",
+        help="whether the images are rectified, as the node's parameter",
+    )
+    parser.add_argument(
+        "--max-depth",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="metres beyond which depth is +Inf, 0: no limit",
+    )
+    parser.add_argument(
+        "--depth-confidence-threshold",
+        type=float,
+        default=0.0,
+        help="pixels less certain have NaN for depth",
+    )
+    parser.add_argument(
         "--inference-size", action="store_true", help="masks at the size of inference"
     )
     parser.add_argument(
         "--camera-height",
         type=float,
         metavar="M",
-        help="of the cameras above the road: metres by the road, beside relative depth",
+        help="height of the cameras above the road: metres by the road, beside relative depth",
     )
     parser.add_argument("--storage", choices=tuple(STORAGES), default="mcap", help="format of OUT")
     parser.add_argument(
@@ -88,14 +136,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Annotate; 0 where all is written, 1 where something failed, 130 where it was interrupted.
+    """Annotate; return 0 if everything was read and annotated, 1 if something failed.
 
-    75 with --into where another run is still writing one of the bags.
+    3: OUT exists, and lacks what could not be read, or annotations of images that are no images.
+    130: interrupted. 75 with --into: another run is still writing one of the bags.
     """
     if args.split_mib < 1:
         raise ValueError(f"--split-mib is {args.split_mib}; expected at least 1")
     if args.camera_height is not None and not args.camera_height > 0:
         raise ValueError(f"--camera-height is {args.camera_height}; expected metres above 0")
+    if not 0 <= args.max_depth <= 1000:
+        raise ValueError(f"--max-depth is {args.max_depth}; expected 0..1000 metres")
+    if not 0 <= args.depth_confidence_threshold <= 1:
+        raise ValueError(
+            f"--depth-confidence-threshold is {args.depth_confidence_threshold}; expected 0..1"
+        )
     if args.workers < 1:
         raise ValueError(f"--workers is {args.workers}; expected at least 1")
     if args.into is not None:
@@ -116,20 +171,22 @@ def run(args: argparse.Namespace) -> int:
         summary = annotate(Work(source, target))
     except (OSError, sqlite3.Error) as error:
         print(
-            f"writing {target} failed: {error}. There is no {target}; what is finished is in "
-            f"{target}.partial, and the same command goes on from there",
+            f"writing {target} failed: {error}. There is no {target}; {target}.partial holds what "
+            "is finished, and the same command resumes it",
             file=sys.stderr,
         )
         return FAILED
     print(summary.describe())
+    for text in summary.losses:
+        print(text, file=sys.stderr)
     if not summary.finished:
         print(f"stopped before the end; the same command goes on from {target}.partial")
         return INTERRUPTED
-    return DONE
+    return DONE if summary.complete else PARTIAL
 
 
 def _annotate_many(args: argparse.Namespace, work: Sequence[Work]) -> int:
-    """What one worker does."""
+    """Annotate as one worker of several; return the exit status."""
     if args.workers > 1:
         import torch
 
@@ -138,9 +195,9 @@ def _annotate_many(args: argparse.Namespace, work: Sequence[Work]) -> int:
 
 
 def _annotator(args: argparse.Namespace, progress: bool) -> Annotate:
-    """What annotates a bag as the arguments say, with the network loaded."""
-    from depthforge_ros.engine.load import build_engine, checkpoint_files
-    from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
+    """Return a function that annotates a bag as the arguments say, with the network loaded."""
+    from depthforge_ros.engine.load import checkpoint_files
+    from depthforge_ros.pipeline import Mode, PipelineSettings, select_pipeline
     from depthforge_ros.variant import load_variant
 
     settings = PipelineSettings(
@@ -149,9 +206,21 @@ def _annotator(args: argparse.Namespace, progress: bool) -> Annotate:
         confidence_threshold=args.confidence_threshold,
         full_size=not args.inference_size,
     )
-    variant = load_variant(args.variant)
-    engine = build_engine(variant, args.checkpoint, device=args.device)
-    files = checkpoint_files(variant, args.checkpoint)
+    pipeline = select_pipeline(
+        args.variant,
+        args.checkpoint,
+        settings,
+        device=args.device,
+        backend=args.backend,
+        precision=args.precision,
+        image_sizes=[
+            parse_size(text, "--image-size")[::-1]
+            for text in filter(None, args.image_size.split(","))
+        ],
+    )
+    engine = pipeline.engine
+    files = checkpoint_files(load_variant(args.variant), args.checkpoint)
+    limits = DepthLimits(args.max_depth, args.depth_confidence_threshold)
     job = {
         "checkpoint": args.checkpoint,
         "weights": [sha256_of(path) for path in files if path.is_file()],
@@ -163,11 +232,15 @@ def _annotator(args: argparse.Namespace, progress: bool) -> Annotate:
         return annotate_bag(
             work.source,
             work.target,
-            Pipeline(engine, settings),
+            pipeline,
             topics=args.topic or (),
+            info_topics=args.camera_info_topic or (),
+            calibration=args.camera_info,
             job=job,
             namespace=args.namespace.rstrip("/"),
             camera_height_m=args.camera_height or 0.0,
+            rectified=args.rectified,
+            limits=limits,
             storage=args.storage,
             segment_bytes=args.split_mib * MIB,
             progress=progress,

@@ -2,13 +2,12 @@
 """Many bags into a folder, by any number of processes: each bag is written once.
 
 Nobody hands out the work. Everyone goes through the same list and takes what is neither there nor
-being written by somebody else (segments.py), so a process that dies leaves nothing locked.
+being written by somebody else (resumable_writer.py), so a process that dies leaves nothing locked.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from depthforge_ros.interrupt import on_signals
 from depthforge_ros.ros.bags.annotation import Summary
-from depthforge_ros.ros.bags.reader import BagError, is_bag
+from depthforge_ros.ros.bags.layout import METADATA, STORAGE_SUFFIXES, is_bag, split_files
 from depthforge_ros.ros.bags.resumable_writer import ExistsError, TakenError
+from depthforge_ros.ros.bags.topic import BagError
 
-DONE, FAILED, BUSY, INTERRUPTED = 0, 1, 75, 130
-"""Exit status: all bags are there; one cannot be; another process still writes one (EX_TEMPFAIL of
-sysexits.h: the same command later finds it there, or does it); interrupted."""
+DONE, FAILED, PARTIAL, BUSY, INTERRUPTED = 0, 1, 3, 75, 130
+"""Exit status: all bags exist and are whole; one cannot be made; one lacks what could not be read;
+another process still writes one (EX_TEMPFAIL of sysexits.h); interrupted."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ def _bags_of(path: Path, into: Path) -> Iterator[tuple[Path, Path]]:
         yield _name(Path(path.resolve().name)), path
         return
     for below in sorted(
-        [*path.rglob("metadata.yaml"), *path.rglob("*.mcap"), *path.rglob("*.db3")]
+        [*path.rglob(METADATA), *(f for s in STORAGE_SUFFIXES for f in path.rglob(f"*{s}"))]
     ):
-        bag = below.parent if below.name == "metadata.yaml" else below
+        parts = [] if (below.parent / METADATA).exists() else split_files(below.parent)
+        in_folder = below.name == METADATA or below in parts[:1]
+        bag = below.parent if in_folder else below
         unfinished = any(part.endswith(".partial") for part in bag.relative_to(path).parts)
-        part_of_bag = bag is below and (below.parent / "metadata.yaml").exists()
+        part_of_bag = bag is below and (bool(parts) or (below.parent / METADATA).exists())
         if not (unfinished or part_of_bag or into in bag.resolve().parents):
             yield _name(bag.relative_to(path)), bag
 
@@ -87,7 +90,7 @@ def shard_of(work: Sequence[Work], shard: str) -> list[Work]:
 def annotate_here(work: Sequence[Work], annotate: Annotate) -> int:
     """Annotate what is left of the list, a line on stdout for each bag; the exit status.
 
-    A bag that cannot be read is told on stderr and left out. Where writing fails the rest is not
+    A bag that cannot be read is named on stderr and left out. If writing fails the rest is not
     tried: a full disk is full for the next bag as well.
     """
     statuses = {DONE}
@@ -95,7 +98,7 @@ def annotate_here(work: Sequence[Work], annotate: Annotate) -> int:
         try:
             summary = annotate(item)
         except ExistsError as error:
-            statuses.add(_told_of_existing(item, error))
+            statuses.add(_report_existing(item, error))
         except TakenError:
             _say(f"{item.target}: another process writes it")
             statuses.add(BUSY)
@@ -110,15 +113,20 @@ def annotate_here(work: Sequence[Work], annotate: Annotate) -> int:
                 _say(f"{item.target}: stopped; the same command goes on from there")
                 return INTERRUPTED
             _say(f"{item.target}: {summary.describe()}")
+            for text in summary.losses:
+                _say(f"{item.target}: {text}", sys.stderr)
+            statuses.add(DONE if summary.complete else PARTIAL)
     return worst(statuses)
 
 
-def _told_of_existing(item: Work, error: ExistsError) -> int:
-    if not error.difference:
-        _say(f"{item.target}: is there already")
-        return DONE
-    _say(f"{item.target} is there, but made differently: {error.difference}", sys.stderr)
-    return FAILED
+def _report_existing(item: Work, error: ExistsError) -> int:
+    if error.difference:
+        _say(f"{item.target} exists, but was made differently: {error.difference}", sys.stderr)
+        return FAILED
+    _say(f"{item.target}: exists already")
+    for text in error.losses:
+        _say(f"{item.target}: {text}", sys.stderr)
+    return PARTIAL if error.losses else DONE
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:
@@ -131,9 +139,10 @@ def _say(text: str, stream: TextIO | None = None) -> None:
 
 
 def worst(statuses: set[int]) -> int:
-    """The one exit status of several processes or bags; what is none of ours is a failure."""
-    ours = {status if status in (DONE, BUSY, INTERRUPTED) else FAILED for status in statuses}
-    return next(status for status in (INTERRUPTED, FAILED, BUSY, DONE) if status in ours)
+    """Return the one exit status of several processes or bags; an unknown one is a failure."""
+    order = (INTERRUPTED, FAILED, BUSY, PARTIAL, DONE)
+    known = {status if status in order else FAILED for status in statuses}
+    return next(status for status in order if status in known)
 
 
 def annotate_with_workers(
@@ -161,7 +170,7 @@ def annotate_with_workers(
         return INTERRUPTED
     statuses = set()
     for process in processes:
-        if process.exitcode not in (DONE, FAILED, BUSY, INTERRUPTED):
+        if process.exitcode not in (DONE, FAILED, PARTIAL, BUSY, INTERRUPTED):
             _say(f"a worker ended with status {process.exitcode}", sys.stderr)
         statuses.add(process.exitcode)
     if all(item.target.exists() for item in work):
@@ -190,9 +199,5 @@ def _passing_signals_on(processes: Sequence) -> Iterator[list[int]]:
             if process.pid is not None and process.is_alive():
                 process.terminate()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(handle):
         yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

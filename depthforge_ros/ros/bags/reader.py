@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading rosbag2 bags: topics, raw messages in order, the QoS they were offered with, and frames.
+"""Reads rosbag2 bags: topics, raw messages in order, and an account of what could not be read.
 
 Messages stay serialized until somebody needs their content: a bag is replayed or copied byte for
 byte, and only images are looked into.
@@ -7,41 +7,43 @@ byte, and only images are looked into.
 
 from __future__ import annotations
 
-import pkgutil
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
-from rclpy.duration import Duration
-from rclpy.qos import (
-    DurabilityPolicy,
-    HistoryPolicy,
-    LivelinessPolicy,
-    QoSProfile,
-    ReliabilityPolicy,
-)
+import yaml
 from rclpy.serialization import deserialize_message
-from rosbags.interfaces import (
-    Connection,
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
-from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from depthforge_ros.frame import Frame
+from depthforge_ros.ros.bags.layout import (
+    COMPRESSED,
+    METADATA,
+    is_bag,
+    split_files,
+    storage_suffix,
+)
+from depthforge_ros.ros.bags.topic import (
+    BagError,
+    Topic,
+    full_type_name,
+    merged,
+    parsed_qos,
+    recorded_topic,
+)
 from depthforge_ros.ros.images import BadImage, frame_from_compressed, frame_from_image
 
 if TYPE_CHECKING:
-    from rosbags.interfaces.typing import Typesdict
+    from mcap.records import Attachment
+
+    from depthforge_ros.ros.bags.mcap_file import McapFile
+    from depthforge_ros.ros.bags.sqlite_file import SqliteFile
 
 IMAGE_TYPES = {
     "sensor_msgs/msg/Image": (Image, frame_from_image),
@@ -49,112 +51,212 @@ IMAGE_TYPES = {
 }
 """Type names of the topics that hold camera images, with their class and their conversion."""
 
-MAX_LATCHED = 1000
-"""Most messages that a latched topic keeps for late subscribers when it is played."""
 
-_DEFAULT_DEPTH = 10
-_INFINITE_NS = 2**63 - 1
-_NO_DEFINITION_HASH = "RIHS01_" + "0" * 64
+def _storage(suffix: str) -> type[McapFile] | type[SqliteFile]:
+    """Return the reader of a format; each needs packages that the other does without."""
+    if suffix == ".mcap":
+        from depthforge_ros.ros.bags.mcap_file import McapFile
 
-_HISTORY = {
-    QosHistory.KEEP_LAST: HistoryPolicy.KEEP_LAST,
-    QosHistory.KEEP_ALL: HistoryPolicy.KEEP_ALL,
-}
-_LIVELINESS = {
-    QosLiveliness.AUTOMATIC: LivelinessPolicy.AUTOMATIC,
-    QosLiveliness.MANUAL_BY_TOPIC: LivelinessPolicy.MANUAL_BY_TOPIC,
-}
-_UNSET = QosTime(0, 0)
+        return McapFile
+    from depthforge_ros.ros.bags.sqlite_file import SqliteFile
+
+    return SqliteFile
 
 
-class BagError(ValueError):
-    """A bag that cannot be read, or one that may not be written; the text names it."""
+class Bag:
+    """A bag open for reading: a folder, or one storage file. See `open_bag`.
 
-
-@dataclass(frozen=True)
-class Topic:
-    """One topic of a bag.
-
-    definition: the text of its message type, empty where nobody knows it. digest: its RIHS01 type
-    hash. qos: every profile it was offered with.
+    start_ns, duration_ns: from the first log time to the last. remarks: what a reader of the bag
+    should know, though nothing is lost.
     """
 
-    name: str
-    kind: str
-    definition: str
-    digest: str
-    qos: tuple[Qos, ...]
-    count: int = 0
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self.path = path
+        self.remarks: list[str] = []
+        self._losses: list[str] = []
+        self._read: dict[str, str] = {}
+        described: dict[str, Any] = {}
+        if path.is_dir():
+            described = self._description()
+            paths = self._storage_paths(described)
+        else:
+            paths = [path]
+        self._files: list[McapFile | SqliteFile] = []
+        for place in paths:
+            opened = self._opened(place, stack)
+            if opened is not None:
+                stack.callback(opened.close)
+                self._files.append(opened)
+        if not self._files:
+            raise BagError("; ".join(self._losses) or f"bag {path} has no storage file")
+        self._decompress = None
+        if described.get("compression_mode", "").lower() == "message":
+            self._decompress = _zstd()
+        self.remarks += [text for file in self._files for text in file.remarks]
+        self.topics = self._described_topics(described)
+        filled = [file for file in self._files if file.end_ns]
+        self.start_ns = min((file.start_ns for file in filled), default=0)
+        self.duration_ns = max((file.end_ns for file in filled), default=0) - self.start_ns
+        self.custom_data: dict[str, str] = {}
+        for file in self._files:
+            self.custom_data |= file.custom_data
+        self.custom_data |= described.get("custom_data") or {}
+        distros = (file.ros_distro for file in self._files)
+        self.ros_distro = described.get("ros_distro") or next(filter(None, distros), "")
+        self.metadata = [record for file in self._files for record in file.metadata]
+
+    def messages(self, names: Collection[str] | None = None) -> Iterator[tuple[Topic, int, bytes]]:
+        """Topic, log time [ns] and serialized message, file after file, by log time in each.
+
+        names: only these topics; None: all. After the last message, what was read is compared with
+        what the bag declares; see `losses`.
+        """
+        chosen = {t.name for t in self.topics if names is None or t.name in names}
+        topics = {(topic.name, topic.kind): topic for topic in self.topics}
+        read: Counter[tuple[str, str]] = Counter()
+        for file in self._files:
+            for name, kind, time_ns, raw in file.messages(chosen):
+                topic = topics[name, kind]
+                if self._decompress is not None:
+                    raw = self._decompressed(raw)
+                    if raw is None:
+                        continue
+                read[name, kind] += 1
+                yield topic, time_ns, raw
+        for topic in self.topics:
+            count = read[topic.name, topic.kind]
+            if topic.name in chosen and count < topic.count:
+                self._read[topic.name] = f"{topic.name}: {count} of {topic.count} messages read"
+
+    def attachments(self) -> Iterator[Attachment]:
+        """Every attachment of its MCAP files."""
+        for file in self._files:
+            yield from file.attachments()
+
+    def losses(self) -> list[str]:
+        """Return what could not be read so far or was left out, in words. Empty: nothing was."""
+        found = [text for file in self._files for text in file.losses()]
+        return [*self._losses, *found, *self._read.values()]
+
+    def _description(self) -> dict[str, Any]:
+        """Return the content of metadata.yaml, empty if there is none that can be read."""
+        place = self.path / METADATA
+        if not place.is_file():
+            self.remarks.append(f"{self.path} has no {METADATA}; `ros2 bag reindex` writes one")
+            return {}
+        try:
+            content = yaml.safe_load(place.read_text("utf-8"))["rosbag2_bagfile_information"]
+            if not isinstance(content["relative_file_paths"], list):
+                raise TypeError("relative_file_paths is no list")
+            return content
+        except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+            text = " ".join(str(error).split())
+            self._losses.append(f"{place} cannot be read: {text}; `ros2 bag reindex` writes one")
+            return {}
+
+    def _storage_paths(self, described: dict[str, Any]) -> list[Path]:
+        """Return the files of the bag that exist, those that metadata.yaml names first."""
+        found = split_files(self.path) or sorted(
+            path for path in self.path.iterdir() if storage_suffix(path)
+        )
+        if not described:
+            return found
+        named = [self.path / PurePath(name).name for name in described["relative_file_paths"]]
+        for path in named:
+            if not path.is_file():
+                self._losses.append(f"{path} is missing")
+        unnamed = [path for path in found if path not in named]
+        for path in unnamed:
+            if not any(path.with_name(f"{path.name}{COMPRESSED}") == other for other in named):
+                self._losses.append(f"{path} is left out: {METADATA} does not name it")
+        return [path for path in named if path.is_file()]
+
+    def _opened(self, path: Path, stack: ExitStack) -> McapFile | SqliteFile | None:
+        """Return the storage file open; None if it cannot be opened, which is noted."""
+        suffix = storage_suffix(path)
+        try:
+            if not suffix:
+                raise BagError(f"{path} is neither .mcap nor .db3")
+            if not path.stat().st_size:
+                raise BagError(f"{path} is empty")
+            if path.suffix == COMPRESSED:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                whole = folder / path.with_suffix("").name
+                _decompress_file(path, whole)
+                path = whole
+            return _storage(suffix)(path)
+        except (BagError, OSError) as error:
+            text = str(error) if isinstance(error, BagError) else f"{path}: {error}"
+            self._losses.append(text)
+            return None
+
+    def _described_topics(self, described: dict[str, Any]) -> list[Topic]:
+        """Return the topics of all files; counts and QoS also as metadata.yaml has them."""
+        topics = {(t.name, t.kind): t for t in merged([t for f in self._files for t in f.topics])}
+        for entry in described.get("topics_with_message_count") or []:
+            try:
+                about, count = entry["topic_metadata"], int(entry["message_count"])
+                key = about["name"], full_type_name(about["type"])
+                offered = about.get("offered_qos_profiles", "")
+            except (LookupError, TypeError, ValueError):
+                continue
+            known = topics.get(key)
+            if known is None:
+                if about.get("serialization_format", "cdr") == "cdr":
+                    digest = about.get("type_description_hash", "")
+                    topics[key] = recorded_topic(*key, "", digest, offered, count)
+                continue
+            qos = known.qos or parsed_qos(offered)
+            topics[key] = replace(known, qos=qos, count=max(known.count, count))
+        return list(topics.values())
+
+    def _decompressed(self, raw: bytes) -> bytes | None:
+        try:
+            return self._decompress.decompressobj().decompress(raw)
+        except Exception:  # of zstandard
+            return None  # counted as not read
 
 
-def is_bag(path: Path) -> bool:
-    """Whether the path is a rosbag2 folder, or one of its storage files."""
-    return (path / "metadata.yaml").is_file() or path.suffix in (".mcap", ".db3")
+def _zstd() -> Any:
+    """Return a decompressor of zstandard, which comes with mcap."""
+    import zstandard
+
+    return zstandard.ZstdDecompressor()
+
+
+def _decompress_file(path: Path, target: Path) -> None:
+    """Raises BagError if the content of the file is damaged."""
+    with path.open("rb") as source, target.open("wb") as file:
+        try:
+            shutil.copyfileobj(_zstd().stream_reader(source), file)
+        except OSError:
+            raise
+        except Exception as error:  # of zstandard
+            raise BagError(f"{path} cannot be decompressed: {error}") from error
 
 
 @contextmanager
-def open_bag(path: Path) -> Iterator[Reader]:
+def open_bag(path: Path) -> Iterator[Bag]:
     """The bag open for reading. Raises BagError naming the bag and what is wrong with it."""
     if not path.exists():
         raise BagError(f"bag {path} does not exist")
     if not is_bag(path):
         raise BagError(
-            f"{path} is no bag; expected a folder with metadata.yaml, or a .mcap or .db3"
+            f"{path} is no bag; expected a .mcap or .db3, or a folder with metadata.yaml or with "
+            "NAME_0.mcap, NAME_1.mcap ..."
         )
-    try:
-        reader = Reader(path)
-        reader.open()
-    except Exception as error:  # the formats' parsers raise whatever broken bytes lead them to
-        raise BagError(f"bag {path} cannot be opened: {error}") from error
-    try:
-        yield reader
-    finally:
-        reader.close()
-
-
-def bag_messages(
-    reader: Reader, topics: Collection[str] | None = None
-) -> Iterator[tuple[Connection, int, bytes]]:
-    """Connection, log time [ns] and serialized message, in the order of the bag.
-
-    topics: only these; None: all. Raises BagError where the bag breaks off.
-    """
-    chosen = [c for c in reader.connections if topics is None or c.topic in topics]
-    if not chosen:
-        return
-    try:
-        yield from reader.messages(chosen)
-    except Exception as error:  # see open_bag
-        raise BagError(f"bag {reader.path} cannot be read any further: {error}") from error
-
-
-def bag_topics(reader: Reader) -> list[Topic]:
-    """The topics of an open bag, in its order."""
-    return [_topic(connection) for connection in reader.connections]
-
-
-def own_topic(name: str, kind: str, *, latched: bool = False) -> Topic:
-    """A topic as the node offers it: reliable, keep last 1, volatile unless latched."""
-    store = get_typestore(Stores.LATEST)
-    profile = Qos(
-        QosHistory.KEEP_LAST,
-        1,
-        QosReliability.RELIABLE,
-        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
-        _UNSET,
-        _UNSET,
-        QosLiveliness.AUTOMATIC,
-        _UNSET,
-        False,
-    )
-    definition, _ = store.generate_msgdef(kind, ros_version=2)
-    return Topic(name, kind, definition, store.hash_rihs01(kind), (profile,))
+    with ExitStack() as stack:
+        try:
+            bag = Bag(path, stack)
+        except (BagError, OSError) as error:
+            raise BagError(f"bag {path} cannot be opened: {error}") from error
+        yield bag
 
 
 def frame_from_raw(kind: str, raw: bytes) -> tuple[Frame, Header]:
-    """The frame in a serialized message of one of IMAGE_TYPES, and the message's header.
+    """Return the frame in a serialized message of one of IMAGE_TYPES, and the message's header.
 
-    Raises BadImage; its cause is corrupt_message where not even the message can be read.
+    Raises BadImage; its cause is corrupt_message if not even the message can be read.
     """
     message_class, convert = IMAGE_TYPES[kind]
     try:
@@ -164,74 +266,3 @@ def frame_from_raw(kind: str, raw: bytes) -> tuple[Frame, Header]:
             "corrupt_message", f"{kind} of {len(raw)} bytes cannot be read: {error}"
         ) from error
     return convert(message), message.header
-
-
-def message_class(kind: str) -> type | None:
-    """The class of a message type such as sensor_msgs/msg/Image, None where it is not installed."""
-    try:
-        return pkgutil.resolve_name(kind.replace("/msg/", ".msg:"))
-    except (ImportError, AttributeError, ValueError):
-        return None
-
-
-def qos_profile(topic: Topic) -> QoSProfile:
-    """The profile that offers a recorded topic again.
-
-    A topic of several publishers gets the strongest of their offers, which every subscription
-    that matched one of them accepts. What was not recorded (no DDS tells the history of a remote
-    publisher) becomes reliable, volatile, keep last 10; latched topics keep all that the bag has.
-    """
-    reliable = [q.reliability is not QosReliability.BEST_EFFORT for q in topic.qos] or [True]
-    latched = any(q.durability is QosDurability.TRANSIENT_LOCAL for q in topic.qos)
-    known = [q for q in topic.qos if q.history in _HISTORY and q.depth > 0]
-    depth = max((q.depth for q in known), default=_DEFAULT_DEPTH)
-    if latched:
-        depth = max(depth, min(topic.count, MAX_LATCHED))
-    keeps_all = any(q.history is QosHistory.KEEP_ALL for q in topic.qos)
-    deadline_ns = [_nanoseconds(q.deadline) for q in topic.qos]
-    lifespan_ns = [_nanoseconds(q.lifespan) for q in topic.qos]
-    lease_ns = [_nanoseconds(q.liveliness_lease_duration) for q in topic.qos]
-    manual = any(q.liveliness is QosLiveliness.MANUAL_BY_TOPIC for q in topic.qos)
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_ALL if keeps_all else HistoryPolicy.KEEP_LAST,
-        depth=depth,
-        reliability=ReliabilityPolicy.RELIABLE if any(reliable) else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-        # Zero is "unspecified", which is what infinite means too.
-        deadline=Duration(nanoseconds=min(filter(None, deadline_ns), default=0)),
-        lifespan=Duration(nanoseconds=max(lifespan_ns, default=0) if all(lifespan_ns) else 0),
-        liveliness=LivelinessPolicy.MANUAL_BY_TOPIC if manual else LivelinessPolicy.AUTOMATIC,
-        liveliness_lease_duration=Duration(nanoseconds=min(filter(None, lease_ns), default=0)),
-    )
-
-
-def _nanoseconds(time: QosTime) -> int:
-    """The duration in nanoseconds, 0 where it is unspecified or infinite."""
-    total_ns = time.sec * 1_000_000_000 + time.nsec
-    # Releases have written infinity as 2^63 - 1 ns and as 2^31 - 1 s with 2^32 - 1 ns.
-    return 0 if total_ns >= _INFINITE_NS or time.sec >= 2**31 - 1 else total_ns
-
-
-def _topic(connection: Connection) -> Topic:
-    """The topic with its definition: the bag's own, else that of the latest release."""
-    definition, digest, kind = connection.msgdef.data, connection.digest, connection.msgtype
-    store = get_typestore(Stores.LATEST)
-    if not definition and kind in store.fielddefs:
-        definition, _ = store.generate_msgdef(kind, ros_version=2)
-    if not digest and definition:
-        store = get_typestore(Stores.EMPTY)
-        store.register(_parsed(definition, kind))
-        digest = store.hash_rihs01(kind)
-    return Topic(
-        connection.topic,
-        kind,
-        definition,
-        digest or _NO_DEFINITION_HASH,
-        tuple(connection.ext.offered_qos_profiles),
-        connection.msgcount,
-    )
-
-
-def _parsed(definition: str, kind: str) -> Typesdict:
-    is_idl = definition.startswith("=" * 80 + "\nIDL: ")
-    return get_types_from_idl(definition) if is_idl else get_types_from_msg(definition, kind)

@@ -22,14 +22,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin
 
 from depthforge_ros.file_lock import try_lock
-from depthforge_ros.ros.bags.reader import BagError, Topic
+from depthforge_ros.ros.bags.topic import BagError, Topic
+
+if TYPE_CHECKING:
+    from depthforge_ros.ros.bags.mcap_storage import BagWriter
+    from depthforge_ros.ros.bags.reader import Bag
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
@@ -38,11 +42,15 @@ _BAG_VERSION = 8
 
 
 class ExistsError(BagError):
-    """The bag is there already. difference: how its job differs from ours; empty: not at all."""
+    """The bag exists already.
 
-    def __init__(self, target: Path, difference: str) -> None:
+    difference: how its job differs from ours; empty: not at all. losses: what of its source is not
+    in it, in words.
+    """
+
+    def __init__(self, target: Path, difference: str, losses: Sequence[str] = ()) -> None:
         super().__init__(f"{target} exists already; it is not overwritten")
-        self.difference = difference
+        self.difference, self.losses = difference, tuple(losses)
 
 
 class TakenError(BagError):
@@ -53,11 +61,13 @@ class SegmentedBag:
     """A bag open for writing, fresh or where a killed run left it. Use as a context manager.
 
     progress: counters of the caller's, kept with every finished file and so exact after a kill.
+    source: the bag that it is made from; it keeps that bag's custom data, ROS distribution and, in
+    MCAP, attachments and metadata records.
 
     Any number of processes may try to write the same bag, on several machines where their file
     system locks files between them: one of them does.
 
-    Raises ExistsError where the target exists, TakenError where another process writes it, and
+    Raises ExistsError where the target exists, TakenError if another process writes it, and
     BagError where OUT.partial belongs to a different job; the text names the difference.
     """
 
@@ -69,7 +79,9 @@ class SegmentedBag:
         job: Mapping[str, Any],
         storage: str,
         segment_bytes: int,
+        source: Bag | None = None,
     ) -> None:
+        self._source = source
         self.target = target
         self.partial = target.with_name(f"{target.name}.partial")
         self.progress: Counter[str] = Counter()
@@ -78,7 +90,7 @@ class SegmentedBag:
         self._job = json.loads(json.dumps({**job, "storage": storage}))
         self._storage = storage
         self._segment_bytes = segment_bytes
-        self._writer: Writer | None = None
+        self._writer: BagWriter | None = None
         self._connections: dict[tuple[str, str], Connection] = {}
         self._written_bytes = 0
         self._finished: list[Path] = []
@@ -135,8 +147,11 @@ class SegmentedBag:
         _sync(self.partial)
         self._finished.append(finished)
 
-    def finish(self) -> None:
-        """Put the files together and let the target appear."""
+    def finish(self, losses: Sequence[str] = ()) -> None:
+        """Put the files together and let the target appear.
+
+        losses: what of its source is not in it; see ExistsError.
+        """
         if self._writer is None and not self._finished:
             self._open_file()  # a bag without messages is a bag too
         self.pause()
@@ -148,7 +163,12 @@ class SegmentedBag:
             if not (bag / name).exists():  # it does where a run was killed in this loop
                 (part / name).rename(bag / name)
         metadata = bag / "metadata.yaml"
-        merged = {"rosbag2_bagfile_information": merged_metadata(parts, self._job)}
+        custom = {"depthforge": json.dumps(self._job), "depthforge_losses": json.dumps(losses)}
+        information = merged_metadata(parts)
+        information["custom_data"] = {**self._kept_custom_data(), **custom}
+        if self._source is not None and self._source.ros_distro:
+            information["ros_distro"] = self._source.ros_distro
+        merged = {"rosbag2_bagfile_information": information}
         metadata.write_text(yaml.safe_dump(merged, sort_keys=False), "utf-8")
         _sync(metadata)
         _sync(bag)
@@ -158,21 +178,29 @@ class SegmentedBag:
         _sync(self.target.parent)
         self._remove_partial()
 
+    def _kept_custom_data(self) -> dict[str, str]:
+        """Return the source's custom data; that of an earlier annotation under another name."""
+        kept = {} if self._source is None else self._source.custom_data
+        ours = ("depthforge", "depthforge_losses", "progress")
+        return {f"{name}_before" if name in ours else name: text for name, text in kept.items()}
+
     def _refuse_target(self) -> None:
-        """Raises ExistsError where there is a target."""
+        """Raise ExistsError if there is a target."""
         if not self.target.exists():
             return
+        losses: list[str] = []
         try:
             custom = self._metadata(self.target)["custom_data"]
             difference = self._difference(json.loads(custom["depthforge"]))
+            losses = json.loads(custom.get("depthforge_losses", "[]"))
         except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
-            difference = "nobody knows how it was made"
-        raise ExistsError(self.target, difference)
+            difference = "it does not record how it was made"
+        raise ExistsError(self.target, difference, losses)
 
     def _locked(self) -> bool:
         """Lock OUT.partial. False where whoever had it has taken it away meanwhile.
 
-        Raises ExistsError, and TakenError where another process holds the lock.
+        Raises ExistsError, and TakenError if another process holds the lock.
         """
         self._refuse_target()
         path = self.partial / "lock"
@@ -240,14 +268,18 @@ class SegmentedBag:
             )
 
     def _open_file(self) -> None:
+        from depthforge_ros.ros.bags.mcap_storage import BagWriter  # needs the package mcap
+
         part = self._part(len(self._finished))
-        writer = Writer(
+        writer = BagWriter(
             self.partial / "writing" / part.name,
             version=_BAG_VERSION,
             storage_plugin=STORAGES[self._storage],
         )
         writer.open()
         self._writer, self._written_bytes = writer, 0
+        if self._source is not None and not self._finished:
+            writer.keep(self._source.attachments(), self._source.metadata)
         self._connections = {
             (topic.name, topic.kind): writer.add_connection(
                 topic.name,
@@ -273,8 +305,8 @@ class SegmentedBag:
             self._lock = None
 
 
-def merged_metadata(parts: Sequence[dict[str, Any]], job: Mapping[str, Any]) -> dict[str, Any]:
-    """The rosbag2 information of one bag made of several files that hold the same topics."""
+def merged_metadata(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the rosbag2 information of one bag made of several files with the same topics."""
     filled = [part for part in parts if part["message_count"]] or parts
     starts_ns = [part["starting_time"]["nanoseconds_since_epoch"] for part in filled]
     ends_ns = [
@@ -294,11 +326,10 @@ def merged_metadata(parts: Sequence[dict[str, Any]], job: Mapping[str, Any]) -> 
         "message_count": sum(part["message_count"] for part in parts),
         "topics_with_message_count": topics,
         "files": [entry for part in parts for entry in part["files"]],
-        "custom_data": {"depthforge": json.dumps(job)},
     }
 
 
-def _abandon(writer: Writer) -> None:
+def _abandon(writer: BagWriter) -> None:
     with suppress(Exception):  # the error that led here is the one to report
         writer.abort()
 

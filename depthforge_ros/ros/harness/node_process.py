@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from depthforge_ros.interrupt import ENDING, on_signals
 from depthforge_ros.resources import shipped_folder
 from depthforge_ros.ros.harness.recorder import Recorder
 from depthforge_ros.transport_command import PROFILE_VARIABLES
@@ -76,18 +77,14 @@ def use(env: Mapping[str, str]) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and the end of the terminal are as good as Ctrl-C, so that no process is left."""
+    """Make SIGTERM and the end of the terminal raise KeyboardInterrupt, so no process is left."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a shell's "&" ignores the first
-    previous = [signal.signal(number, interrupt) for number in numbers]
-    try:
+    # A shell's "&" makes a process ignore SIGINT.
+    with on_signals(interrupt, (*ENDING, signal.SIGHUP)):
         yield
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
 
 
 class Process:

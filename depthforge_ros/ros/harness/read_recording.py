@@ -12,8 +12,8 @@ import numpy as np
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 
-from depthforge_ros.ros.bags.reader import bag_messages, open_bag
-from depthforge_ros.ros.harness.recorder import serialized_stamp_ns
+from depthforge_ros.ros.bags.reader import open_bag
+from depthforge_ros.ros.serialized import stamp_ns as stamp_of
 
 _PIXELS = {"rgb8": ("u1", (3,)), "mono8": ("u1", ()), "32FC1": ("<f4", ())}
 
@@ -37,11 +37,11 @@ def recorded(bag: Path, image: str, labels: str, depth: str) -> Iterator[Seen]:
     with open_bag(bag) as reader:
         # Outputs come after their image and in any order; how many will come is known by a first
         # look at the stamps alone.
-        promised = Counter(serialized_stamp_ns(raw) for *_, raw in bag_messages(reader, names))
+        promised = Counter(stamp_of(raw) for *_, raw in reader.messages(names))
         waiting: dict[int, dict[str, np.ndarray]] = {stamp_ns: {} for stamp_ns in sorted(promised)}
-        for connection, _, raw in bag_messages(reader, names):
-            parts = waiting[serialized_stamp_ns(raw)]
-            parts[names[connection.topic]] = pixels(deserialize_message(raw, Image))
+        for topic, _, raw in reader.messages(names):
+            parts = waiting[stamp_of(raw)]
+            parts[names[topic.name]] = pixels(deserialize_message(raw, Image))
             while waiting:
                 stamp_ns, parts = next(iter(waiting.items()))
                 if len(parts) < promised[stamp_ns]:

@@ -7,7 +7,6 @@ recording.py reads the bags.
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections import Counter
@@ -24,14 +23,12 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from depthforge_ros.ros.bags.reader import own_topic
 from depthforge_ros.ros.bags.resumable_writer import SegmentedBag
+from depthforge_ros.ros.bags.topic import own_topic
+from depthforge_ros.ros.serialized import header_bytes, header_stamp_ns, packed_header
 
 STATUS = "depthforge: inference"
 QUEUE = 30  # a second of a fast camera; the disk may pause that long
-_ENCAPSULATION = 4  # bytes before a message in CDR
-_STAMP = struct.Struct("<iI")
-_LENGTH = struct.Struct("<I")  # of the frame_id, which follows it
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class Recorded:
     def delays_ms(self, *topics: str) -> np.ndarray:
         """Time from stamp to arrival of everything heard on the topics: [n]."""
         headers = [header for topic in topics for header in self.headers[topic]]
-        stamps_ns = [_nanoseconds(*_STAMP.unpack_from(header)) for header in headers]
+        stamps_ns = [header_stamp_ns(header) for header in headers]
         arrivals_ns = [arrival_ns for topic in topics for arrival_ns in self.arrivals_ns[topic]]
         return (np.array(arrivals_ns) - np.array(stamps_ns)) / 1e6
 
@@ -98,9 +95,7 @@ class Recorded:
 
         stamps_ns, frame_id: of the images, in the order in which they were sent.
         """
-        text = f"{frame_id}\0".encode()
-        tail = _LENGTH.pack(len(text)) + text
-        sent = {_STAMP.pack(*divmod(s, 1_000_000_000)) + tail: i for i, s in enumerate(stamps_ns)}
+        sent = {packed_header(stamp_ns, frame_id): i for i, stamp_ns in enumerate(stamps_ns)}
         wrong, newest = 0, -1
         for header in self.headers[topic]:
             place = sent.get(header, -1)
@@ -213,7 +208,7 @@ class Recorder:
                 if latched:
                     self._kept[name] = raw
                 else:
-                    self._seen.headers[name].append(serialized_header(raw))
+                    self._seen.headers[name].append(header_bytes(raw))
                     self._seen.arrivals_ns[name].append(now_ns)
                 self._write(name, cls, raw)
 
@@ -251,22 +246,6 @@ class Recorder:
 def image_recorder(*topics: str) -> Recorder:
     """A recorder of image topics."""
     return Recorder(dict.fromkeys(topics, Image), {})
-
-
-def serialized_stamp_ns(raw: bytes) -> int:
-    """The stamp of a serialized message that begins with a header."""
-    return _nanoseconds(*_STAMP.unpack_from(raw, _ENCAPSULATION))
-
-
-def serialized_header(raw: bytes) -> bytes:
-    """Stamp and frame_id of a serialized message that begins with a header, as they are there."""
-    at = _ENCAPSULATION + _STAMP.size
-    (length,) = _LENGTH.unpack_from(raw, at)
-    return bytes(raw[_ENCAPSULATION : at + _LENGTH.size + length])
-
-
-def _nanoseconds(sec: int, nanosec: int) -> int:
-    return sec * 1_000_000_000 + nanosec
 
 
 def type_name(cls: type) -> str:

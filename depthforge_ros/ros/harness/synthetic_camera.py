@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import struct
 import sys
 import time
 
@@ -26,10 +25,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from depthforge_ros.ros.messages import rgb8_message
+from depthforge_ros.ros.serialized import set_stamp
 
 FRAME_ID = "camera"
-_STAMP = struct.Struct("<iI")
-_STAMP_AT = 4  # after the CDR encapsulation a header begins with its stamp
 SENSOR_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT
 )
@@ -70,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         late_s = max(late_s, time.monotonic() - due_s)
         for publisher, stamps in zip(publishers, stamps_ns, strict=True):
             stamps.append(time.time_ns())
-            _STAMP.pack_into(raw, _STAMP_AT, *divmod(stamps[-1], 1_000_000_000))
+            set_stamp(raw, stamps[-1])
             publisher.publish(bytes(raw))
     seconds = time.monotonic() - started_s
     figures = {

@@ -3,27 +3,16 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from rosbags.rosbag2 import Reader
-
-from depthforge_ros.ros.bags.reader import (
-    BagError,
-    bag_messages,
-    bag_topics,
-    message_class,
-    open_bag,
-    qos_profile,
-)
+from depthforge_ros.ros.bags.reader import Bag, open_bag
+from depthforge_ros.ros.bags.topic import BagError, message_class, qos_profile
 from depthforge_ros.ros.play.publisher import SECOND_NS, Item, Offer
-
-# Behind the four bytes of encapsulation, the stamp of a header is the first thing in a message.
-_STAMP_OFFSET = 4
+from depthforge_ros.ros.serialized import moved_stamp, stamp_ns
 
 
 class BagSource:
@@ -33,24 +22,24 @@ class BagSource:
     that what was recorded now is stamped now; equal stamps stay equal. Messages that do not begin
     with a header keep what is in them. skipped counts messages whose type is not installed.
 
-    Raises BagError where the bag has no such topic.
+    Raises BagError if the bag has no such topic.
     """
 
     def __init__(
         self,
-        reader: Reader,
+        bag: Bag,
         topics: Collection[str] | None = None,
         speed: float = 1.0,
         restamp: bool = False,
     ) -> None:
-        recorded = bag_topics(reader)
+        recorded = bag.topics
         names = [topic.name for topic in recorded]
         unknown = sorted(set(topics or ()) - set(names))
         if unknown:
             raise BagError(
-                f"bag {reader.path} has no topic {', '.join(unknown)}; it has {', '.join(names)}"
+                f"bag {bag.path} has no topic {', '.join(unknown)}; it has {', '.join(names)}"
             )
-        self._reader = reader
+        self._bag = bag
         self.speed = speed
         self.offers: dict[str, Offer] = {}
         self.skipped = 0
@@ -71,28 +60,27 @@ class BagSource:
             first_field = next(iter(kind.get_fields_and_field_types().values()), "")
             if restamp and first_field == "std_msgs/Header":
                 self._restamped.add(topic.name)
-        self.start_ns = reader.start_time
-        # rosbags counts one past the end. A bag of one moment must not loop without a pause.
-        self.duration_ns = reader.duration - 1 if reader.duration > 1 else SECOND_NS
+        self.start_ns = bag.start_ns
+        # A bag of one moment must not loop without a pause.
+        self.duration_ns = bag.duration_ns or SECOND_NS
 
     def items(self) -> Iterator[Item]:
         """Every message that can be published, at its log time."""
-        for connection, time_ns, raw in bag_messages(self._reader, self.offers.keys()):
-            topic = connection.topic
-            if connection.msgtype == self._kinds[topic]:
-                build = self._moved if topic in self._restamped else _unchanged
-                yield Item(time_ns, topic, partial(build, raw))
+        for topic, time_ns, raw in self._bag.messages(self.offers.keys()):
+            if topic.kind == self._kinds[topic.name]:
+                build = self._moved if topic.name in self._restamped else _unchanged
+                yield Item(time_ns, topic.name, partial(build, raw))
+
+    def losses(self) -> list[str]:
+        """Return what of the bag could not be read so far, in words."""
+        return self._bag.losses()
 
     def _moved(self, raw: bytes, started_ns: int) -> bytes:
-        if len(raw) < _STAMP_OFFSET + 8:
+        recorded_ns = stamp_ns(raw)
+        if recorded_ns is None:
             return raw
-        layout = "<iI" if raw[1] & 1 else ">iI"  # encapsulation: CDR_LE is 1, CDR_BE is 0
-        sec, nanosec = struct.unpack_from(layout, raw, _STAMP_OFFSET)
-        age_ns = sec * SECOND_NS + nanosec - self.start_ns
-        stamp_ns = max(started_ns + round(age_ns / self.speed), 0)
-        moved = bytearray(raw)
-        struct.pack_into(layout, moved, _STAMP_OFFSET, *divmod(stamp_ns, SECOND_NS))
-        return bytes(moved)
+        age_ns = recorded_ns - self.start_ns
+        return moved_stamp(raw, max(started_ns + round(age_ns / self.speed), 0))
 
 
 def _unchanged(raw: bytes, _: int) -> bytes:
@@ -104,5 +92,7 @@ def open_bag_source(
     path: Path, topics: Collection[str] | None, speed: float, restamp: bool
 ) -> Iterator[BagSource]:
     """A bag open for playing; see BagSource. Raises BagError."""
-    with open_bag(path) as reader:
-        yield BagSource(reader, topics, speed, restamp)
+    with open_bag(path) as bag:
+        for text in bag.remarks:
+            print(text, file=sys.stderr)
+        yield BagSource(bag, topics, speed, restamp)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge play PATH`: a folder of images or a bag, published over DDS as if it were live."""
+"""`depthforge play PATH`: images, a video or a bag, published over DDS as if it were live."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,29 +16,27 @@ import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from depthforge_ros.ros.play.image_folder import ImageFolder
+from depthforge_ros.interrupt import on_signals
+from depthforge_ros.ros.bags.calibration_file import read_camera_info
+from depthforge_ros.ros.bags.layout import is_bag, is_video
+from depthforge_ros.ros.play.image_folder import ImageFolder, calibrated_by, pinhole
 from depthforge_ros.ros.play.publisher import Source, play
 
+PARTIAL = 3
+"""Exit status: something was left out."""
+
 _BAG_OPTIONS = ("speed", "topics", "stamps")
-_FOLDER_OPTIONS = ("rate", "topic", "frame_id", "compressed", "fov")
-
-
-@contextmanager
-def _until_interrupted() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
+_IMAGE_OPTIONS = ("rate", "topic", "frame_id", "compressed", "fov", "camera_info")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `depthforge play`."""
-    parser.add_argument("path", type=Path, metavar="PATH", help="folder of images, or a bag")
+    parser.add_argument(
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="folder of images, video file, webcam (/dev/video0) or bag",
+    )
     parser.add_argument("--loop", action="store_true", help="start over at the end")
     parser.add_argument(
         "--clock", type=float, metavar="HZ", help="publish /clock with the time of what is played"
@@ -60,8 +58,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, default=30.0, metavar="S", help="wait no longer than that"
     )
     # None is "not given", so that an option of the other kind is refused and not ignored.
-    folder = parser.add_argument_group("folders of images")
-    folder.add_argument("--rate", type=float, metavar="HZ", help="images a second (10)")
+    folder = parser.add_argument_group("images and videos")
+    folder.add_argument(
+        "--rate", type=float, metavar="HZ", help="images a second (10, or as the video says)"
+    )
     folder.add_argument("--topic", help="image topic (/camera/image_raw)")
     folder.add_argument("--frame-id", help="optical frame of the images (camera)")
     folder.add_argument(
@@ -72,6 +72,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     folder.add_argument(
         "--fov", type=float, metavar="DEGREES", help="horizontal; publishes camera_info too"
+    )
+    folder.add_argument(
+        "--camera-info",
+        type=Path,
+        metavar="FILE",
+        help="YAML of ROS camera_calibration; publishes camera_info too",
     )
     bag = parser.add_argument_group("bags")
     bag.add_argument("--speed", type=float, metavar="FACTOR", help="times real time (1)")
@@ -84,7 +90,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Play; 0 at the end or when interrupted, 1 where nothing could be read."""
+    """Play; return 0 at the end or if interrupted, 1 if nothing was published.
+
+    3: something could not be read or was left out, and is named on stderr.
+    """
     for name in ("rate", "speed", "clock", "timeout"):
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -95,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.wait_for_node and not args.wait_for_node.startswith("/"):
         raise ValueError(f"--wait-for-node is {args.wait_for_node!r}; expected a name from / on")
-    with _until_interrupted() as stop, _opened(args) as source:
+    stop = threading.Event()
+    with on_signals(lambda *_: stop.set()), _opened(args) as source:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
             node = Node("depthforge_play", enable_rosout=False, start_parameter_services=False)
@@ -119,21 +129,26 @@ def run(args: argparse.Namespace) -> int:
         f"skipped {source.skipped}, at most {report.latest_s * 1000:.0f} ms late"
         + (", interrupted" if report.interrupted else "")
     )
+    losses = source.losses()
+    for text in losses:
+        print(text, file=sys.stderr)
+    if losses or source.skipped:
+        return PARTIAL
     return 0 if report.published or report.interrupted else 1
 
 
 @contextmanager
 def _opened(args: argparse.Namespace) -> Iterator[Source]:
-    """The source that the arguments describe. Raises ValueError where an option is of the other
-    kind.
-    """
-    is_bag = (args.path / "metadata.yaml").is_file() or args.path.is_file()
-    kind, foreign = ("bag", _FOLDER_OPTIONS) if is_bag else ("folder", _BAG_OPTIONS)
+    """The source that the arguments describe. Raises ValueError if an option does not fit it."""
+    video = is_video(args.path)
+    bag = not video and (is_bag(args.path) or args.path.is_file())
+    kind, foreign = ("bag", _IMAGE_OPTIONS) if bag else ("folder", _BAG_OPTIONS)
+    kind = "video" if video else kind
     given = [name for name in foreign if getattr(args, name, None) is not None]
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{args.path} is a {kind}; {options} is not for it")
-    if is_bag:
+    if bag:
         # Only here: a vehicle plays folders without the rosbags library.
         from depthforge_ros.ros.play.bag_source import open_bag_source
 
@@ -141,13 +156,26 @@ def _opened(args: argparse.Namespace) -> Iterator[Source]:
             args.path, args.topics, args.speed or 1.0, args.stamps == "now"
         ) as source:
             yield source
-    else:
-        yield ImageFolder(
-            args.path,
-            rate_hz=args.rate or 10.0,
-            topic=args.topic or "/camera/image_raw",
-            frame_id=args.frame_id or "camera",
-            compressed=bool(args.compressed),
-            fov_deg=args.fov,
-            exact_stamps=bool(args.clock),
-        )
+        return
+    if args.fov is not None and args.camera_info is not None:
+        raise ValueError("--fov and --camera-info both calibrate the camera; expected one of them")
+    calibration = None if args.fov is None else pinhole(args.fov)
+    if args.camera_info is not None:
+        calibration = calibrated_by(read_camera_info(args.camera_info))
+    options = {
+        "topic": args.topic or "/camera/image_raw",
+        "frame_id": args.frame_id or "camera",
+        "compressed": bool(args.compressed),
+        "calibration": calibration,
+        "exact_stamps": bool(args.clock),
+    }
+    if not video:
+        yield ImageFolder(args.path, rate_hz=args.rate or 10.0, **options)
+        return
+    from depthforge_ros.ros.bags.video import open_video
+    from depthforge_ros.ros.play.video_source import VideoSource
+
+    with open_video(args.path) as capture:
+        if capture.live and args.loop:
+            raise ValueError(f"{args.path} is a webcam; --loop is not for it")
+        yield VideoSource(capture, args.rate, **options)

@@ -56,7 +56,7 @@ class Item:
 
 
 class Source(Protocol):
-    """What can be played. start_ns: time of its beginning; duration_ns: of one pass.
+    """A source of messages. start_ns: time of its beginning; duration_ns: of one pass.
 
     speed: how many of its seconds pass in one of ours. skipped counts what could not be read.
     """
@@ -69,6 +69,10 @@ class Source(Protocol):
 
     def items(self) -> Iterator[Item]:
         """Messages in the order of their times, read from the disk as they are needed."""
+        ...
+
+    def losses(self) -> list[str]:
+        """Return what could not be read so far, in words."""
         ...
 
 
