@@ -59,11 +59,13 @@ setup(
         # one release: they share C libraries whose layout changes between releases.
         "ros": [
             "cv-bridge==1.13.0.post0",
+            "mcap>=1.2,<2",
             "ros-diagnostic-msgs==5.3.6",
             "ros-nav-msgs==5.3.6",
             "ros-rclpy[fastrtps]==7.1.6",
             "ros-sensor-msgs==5.3.6",
             "rosbags>=0.11,<0.12",
+            "zstandard",
         ],
         "view": ["rerun-sdk>=0.23"],  # 170 MB, with its viewer; works without a network
         "hub": ["huggingface_hub"],  # for `weights fetch`: mirrors, tokens, faster transfers

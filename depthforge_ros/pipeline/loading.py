@@ -21,16 +21,20 @@ def select_pipeline(
     backend: str = "auto",
     precision: str = "auto",
     image_sizes: Iterable[tuple[int, int]] = (),
+    cameras: int = 1,
+    background: bool = False,
     journal: Journal | None = None,
     keep_going: Callable[[], bool] = lambda: True,
 ) -> Pipeline:
     """Return a pipeline on the engine that `select_engine` selects, the same for node and tools.
 
-    image_sizes: height and width of the images to come, which compiled engines are built for.
+    image_sizes: height and width of the images to come, of so many cameras, which compiled engines
+    are built for. background: see Request.
     Raises what `select_engine` raises, and ValueError if the variant or a size is not allowed.
     """
     compiled = checkpoint != INSTANT and backend != "eager"
-    shapes = engine_shapes(image_sizes, settings, load_variant(variant)) if compiled else ()
+    known = load_variant(variant)
+    shapes = engine_shapes(image_sizes, settings, known, cameras) if compiled else ()
     request = Request(
         variant=variant,
         checkpoint=checkpoint,
@@ -38,5 +42,6 @@ def select_pipeline(
         backend=backend,
         precision=precision,
         shapes=shapes,
+        background=background,
     )
     return Pipeline(select_engine(request, journal, keep_going), settings)

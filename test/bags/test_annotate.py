@@ -69,10 +69,13 @@ class RedEngine:
 
 
 def pipeline(variant: str = "nano", **settings: object) -> Pipeline:
-    return Pipeline(RedEngine(load_variant(variant)), PipelineSettings(**settings))
+    chosen = {"short_side_px": 64, **settings}
+    return Pipeline(RedEngine(load_variant(variant)), PipelineSettings(**chosen))
 
 
-def drive(count: int, make: Callable = image, topic: str = "/front/image_raw") -> list[Recorded]:
+def drive(
+    count: int, make: Callable = image, topic: str = "/front/image_raw", note_bytes: int = 0
+) -> list[Recorded]:
     """A recording: images logged later than they are stamped, with CameraInfo and other topics."""
     messages = []
     for index in range(count):
@@ -81,7 +84,7 @@ def drive(count: int, make: Callable = image, topic: str = "/front/image_raw") -
         messages += [
             recorded(topic, log_ns, make(index, stamp_ns)),
             recorded("/front/camera_info", log_ns, info(stamp_ns)),
-            recorded("/notes", log_ns + 1, text(f"note {index}")),
+            recorded("/notes", log_ns + 1, text(f"note {index}".ljust(note_bytes))),
         ]
     return messages
 
@@ -312,11 +315,11 @@ def interrupt(source: Path, target: Path, number: int, file: int) -> tuple[int, 
 
 @pytest.fixture(scope="module")
 def long_bag(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple]]:
-    """A bag of 600 images, and what annotating it in one go gives."""
+    """A bag of 60 images and long texts, and what annotating it in one go gives."""
     folder = tmp_path_factory.mktemp("long")
-    write_bag(folder / "in", drive(600))
+    write_bag(folder / "in", drive(60, note_bytes=90_000))
     assert cli.main(command(folder / "in", folder / "out")) == 0
-    assert len(list((folder / "out").glob("*.mcap"))) >= 8
+    assert len(list((folder / "out").glob("*.mcap"))) >= 5
     return folder / "in", contents(folder / "out")
 
 
@@ -330,7 +333,7 @@ def test_a_killed_run_resumes_to_the_same_bag(
         assert code == -signal.SIGKILL
         assert not target.exists()
     assert cli.main(command(source, target)) == 0
-    out = "1800 messages copied, 600 images annotated, refused: none\n"
+    out = "180 messages copied, 60 images annotated, refused: none\n"
     assert capsys.readouterr().out == out
     assert contents(target) == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -373,7 +376,7 @@ def test_a_full_disk_leaves_no_bag(
 
 def test_a_run_that_failed_is_resumed_by_the_same_job_only(tmp_path: Path) -> None:
     source, other = write_bag(tmp_path / "in", drive(6)), write_bag(tmp_path / "other", drive(7))
-    annotate_bag(source, tmp_path / "expected", pipeline())
+    annotate_bag(source, tmp_path / "expected", pipeline(short_side_px=64))
 
     class Tired(RedEngine):
         def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
@@ -383,11 +386,14 @@ def test_a_run_that_failed_is_resumed_by_the_same_job_only(tmp_path: Path) -> No
     left = [1, 2, 3]
     with pytest.raises(IndexError):
         annotate_bag(
-            source, tmp_path / "out", Pipeline(Tired(load_variant("nano"))), segment_bytes=1
+            source,
+            tmp_path / "out",
+            Pipeline(Tired(load_variant("nano")), PipelineSettings(short_side_px=64)),
+            segment_bytes=1,
         )
     for bag, settings, job, difference in (
         (other, {}, {}, "bag was '.*' and is now '.*'"),
-        (source, {"short_side_px": 96}, {}, "short_side_px was None and is now 96"),
+        (source, {"short_side_px": 96}, {}, "short_side_px was 64 and is now 96"),
         (source, {"mode": Mode.SLIDE}, {}, "mode was 'whole' and is now 'slide'"),
         (source, {}, {"weights": "ab"}, "weights was None and is now 'ab'"),
     ):
@@ -396,6 +402,6 @@ def test_a_run_that_failed_is_resumed_by_the_same_job_only(tmp_path: Path) -> No
         ):
             annotate_bag(bag, tmp_path / "out", pipeline(**settings), job=job)
     moved = source.rename(tmp_path / "moved")  # where it lies makes no difference
-    summary = annotate_bag(moved, tmp_path / "out", pipeline())
+    summary = annotate_bag(moved, tmp_path / "out", pipeline(short_side_px=64))
     assert (summary.frames, summary.messages) == (6, 18)
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")

@@ -24,6 +24,7 @@ from depthforge_ros.ros.bags.batch import (
     DONE,
     FAILED,
     INTERRUPTED,
+    PARTIAL,
     Work,
     annotate_here,
     find_work,
@@ -120,24 +121,37 @@ def test_shards_one_after_the_other_and_again(
 def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drives, out = write_drives(tmp_path / "drives", 30), tmp_path / "out"
+    drives, out = write_drives(tmp_path / "drives", 10), tmp_path / "out"
     (file,) = (drives / "day/b").glob("*.mcap")
     file.write_bytes(file.read_bytes()[:20_000])
     (drives / "night/d/metadata.yaml").write_text("not: [a bag", "utf-8")
+    (empty,) = (drives / "day/c").glob("*.mcap")
+    empty.write_bytes(b"")
     assert annotate(drives, "--into", out) == FAILED
     errors = capsys.readouterr().err
-    for name in ("day/b", "night/d"):
-        assert f"{drives / name}: bag {drives / name} cannot be " in errors
-        assert not (out / name).exists()
-    assert {name: masks(out / name) for name in ("a", "day/c", "night/e")} == {
-        "a": 30,
-        "day/c": 32,
-        "night/e": 34,
+    cannot = f"{drives / 'day/c'}: bag {drives / 'day/c'} cannot be opened: {empty} is empty"
+    assert cannot in errors
+    assert not (out / "day/c").exists()
+    lost = f"{out / 'day/b'}: {file} breaks off 19957 bytes before its end"
+    unread = f"{out / 'night/d'}: {drives / 'night/d/metadata.yaml'} cannot be read: "
+    assert lost in errors
+    assert unread in errors
+    assert {name: masks(out / name) for name in NAMES if name != "day/c"} == {
+        "a": 10,
+        "day/b": 3,
+        "night/d": 13,
+        "night/e": 14,
     }
+    empty.unlink()
+    shutil.rmtree(drives / "day/c")
+    assert annotate(drives, "--into", out) == PARTIAL  # and says the same of what exists
+    errors = capsys.readouterr().err
+    assert lost in errors
+    assert unread in errors
 
 
 def test_two_runs_with_workers_race_for_every_bag_and_each_is_written_once(tmp_path: Path) -> None:
-    drives, out = write_drives(tmp_path / "drives", 40), tmp_path / "out"
+    drives, out = write_drives(tmp_path / "drives", 15), tmp_path / "out"
     command = [sys.executable, "-m", "depthforge_ros.cli", "annotate", str(drives), *FIXED]
     command += ["--into", str(out)]
     runs = [
@@ -146,13 +160,13 @@ def test_two_runs_with_workers_race_for_every_bag_and_each_is_written_once(tmp_p
     ]
     said = [run.communicate(timeout=120)[0] for run in runs]
     assert {run.returncode for run in runs} <= {DONE, BUSY}
-    assert_whole(out, 40)
+    assert_whole(out, 15)
     written = [line.split(":")[0] for line in "".join(said).splitlines() if "copied" in line]
     assert sorted(written) == sorted(str(out / name) for name in NAMES)
 
 
 def test_workers_that_are_ended_keep_what_they_have(tmp_path: Path) -> None:
-    drives, out = write_drives(tmp_path / "drives", 200), tmp_path / "out"
+    drives, out = write_drives(tmp_path / "drives", 40), tmp_path / "out"
     command = [sys.executable, "-m", "depthforge_ros.cli", "annotate", str(drives), *FIXED]
     process = subprocess.Popen([*command, "--into", str(out), "--workers", "2"])
     while not list(out.rglob("*.partial")):
@@ -162,7 +176,7 @@ def test_workers_that_are_ended_keep_what_they_have(tmp_path: Path) -> None:
     assert process.wait(60) == INTERRUPTED
     assert not all((out / name).exists() for name in NAMES)
     assert annotate(drives, "--into", out) == DONE
-    assert_whole(out, 200)
+    assert_whole(out, 40)
 
 
 def bag_at(target: Path) -> SegmentedBag:
@@ -249,7 +263,10 @@ def test_wrong_options(options: list[str], error: str, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("statuses", "one"),
-    [({0}, 0), ({0, 75}, 75), ({0, 75, 1}, 1), ({-9, 0}, 1), ({130, 1}, 130)],
+    [
+        *(({0}, 0), ({0, 75}, 75), ({0, 75, 1}, 1), ({0, 3}, 3), ({3, 75}, 75)),
+        *(({-9, 0}, 1), ({130, 1}, 130)),
+    ],
 )
 def test_one_status_of_many(statuses: set[int], one: int) -> None:
     assert worst(statuses) == one

@@ -238,13 +238,17 @@ class McapFile:
     ) -> Iterator[tuple[int, int, memoryview]]:
         """Channel, log time and content of a block's messages up to a damage, which is noted.
 
-        define: whether schemas and channels in it are remembered.
+        The message right before a damage is left out: the damage may begin in it. define: whether
+        schemas and channels in it are remembered.
         """
+        last: tuple[int, int, memoryview] | None = None
         try:
             for opcode, body in _records(self._content(block)):
                 if opcode == Opcode.MESSAGE:
+                    if last is not None:
+                        yield last
                     channel, _, log_ns, _ = _MESSAGE.unpack_from(body)
-                    yield channel, log_ns, body[_MESSAGE.size :]
+                    last = channel, log_ns, body[_MESSAGE.size :]
                 elif define and opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                     self._define(opcode, body)
         except Exception as error:  # whatever broken bytes lead a parser to
@@ -254,6 +258,9 @@ class McapFile:
                     f"{self.path} is damaged in the {block.length} bytes from byte {block.offset}: "
                     f"{text}"
                 )
+                return
+        if last is not None:
+            yield last
 
     def _content(self, block: _Block) -> bytes:
         """The records of a block, decompressed."""

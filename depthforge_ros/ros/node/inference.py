@@ -25,7 +25,6 @@ from depthforge_ros.ros.node.parameters import Parameters
 from depthforge_ros.ros.node.schedule import ALONE, Handoff, Schedule
 from depthforge_ros.ros.node.statistics import INACTIVE, REPLACED, Statistics
 from depthforge_ros.ros.node.worker import AbandonedError, Worker
-from depthforge_ros.variant import load_variant
 
 if TYPE_CHECKING:
     from depthforge_ros.engine import Journal
@@ -250,32 +249,30 @@ def load_pipeline(
     attach: gets the journal of the engine before anything is written to it. Raises ValueError or
     OSError with a reason, AbandonedError once keep_going() is false.
     """
-    variant = load_variant(values.variant)
     # Only here: seconds in which a node that starts already reports. Services wait, as configure
     # holds the executor.
     import torch
 
-    from depthforge_ros.engine import INSTANT, CancelledError, Journal, Request, select_engine
-    from depthforge_ros.pipeline import Pipeline, engine_shapes
+    from depthforge_ros.engine import CancelledError, Journal
+    from depthforge_ros.pipeline import select_pipeline
 
     journal = Journal()
     attach(journal)
     torch.set_num_threads(values.threads or _default_threads())
-    settings = values.pipeline_settings()
-    compiled = values.checkpoint != INSTANT and values.backend != "eager"
-    request = Request(
-        variant=values.variant,
-        checkpoint=values.checkpoint,
-        device=values.device,
-        backend=values.backend,
-        precision=values.precision,
-        shapes=engine_shapes(values.image_sizes(), settings, variant, max(1, len(values.cameras)))
-        if compiled
-        else (),
-        background=True,
-    )
     try:
-        return Pipeline(select_engine(request, journal, keep_going), settings)
+        return select_pipeline(
+            values.variant,
+            values.checkpoint,
+            values.pipeline_settings(),
+            device=values.device,
+            backend=values.backend,
+            precision=values.precision,
+            image_sizes=values.image_sizes(),
+            cameras=max(1, len(values.cameras)),
+            background=True,
+            journal=journal,
+            keep_going=keep_going,
+        )
     except CancelledError as error:
         raise AbandonedError from error
 
