@@ -175,7 +175,9 @@ def test_the_road_gives_metres_beside_relative_depth(
     write_bag(tmp_path / "in", source)
     options = ("--variant", "dinov2_s", "--inference-size", "--camera-height")
     assert cli.main(command(tmp_path / "in", tmp_path / "out", *options, "1.5")) == 0
-    assert "\n1 images have no metres: too little road" in capsys.readouterr().out
+    reason = "frame_id 'front' against 'uncalibrated' on /front/camera_info"
+    why = f"\n1 images have no metres: camera_info does not fit: {reason}"
+    assert why in capsys.readouterr().out
     written = by_topic(read_bag(tmp_path / "out"))
     assert len(written["/depthforge/inverse_depth"]) == 3
     times = [m.time_ns for m in written["/depthforge/depth"]]

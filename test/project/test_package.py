@@ -190,7 +190,7 @@ def test_package_xml_asks_for_what_is_imported_and_for_nothing_else() -> None:
     imported = imported_by(SOURCE / NAME, SOURCE / "launch")
     training = {"PIL", "matplotlib", "scipy"}  # setup.py's extra train: no vehicle needs it
     from_pip = {"rosbags", "safetensors", "simplejpeg", "torch", "tensorrt", "torch_tensorrt"}
-    from_pip |= {"huggingface_hub", "onnx", "onnx_ir", "onnxruntime", "rerun"}
+    from_pip |= {"huggingface_hub", "mcap", "onnx", "onnx_ir", "onnxruntime", "rerun", "zstandard"}
     assert asked_of_rosdep("exec_depend") == imported - training - from_pip
     tested = imported_by(SOURCE / "test") - imported | training
     from_pip |= {"tensorboard"}
@@ -203,6 +203,7 @@ def test_the_readme_installs_with_pip_what_rosdep_does_not() -> None:
     assert line
     words = [word for word in shlex.split(line[1]) if not word.startswith("--")]
     assert {re.split(r"[<>=]", word)[0] for word in words} == {
+        "mcap",
         "rosbags",
         "safetensors",
         "simplejpeg",

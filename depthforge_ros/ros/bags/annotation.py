@@ -53,8 +53,8 @@ class Summary:
 
     without_depth: frames of a metric network without calibration, by reason. without_metres: frames
     of a relative one with a camera height to which road or calibration gave none, by reason.
-    refused: images that could not become a frame, by cause. finished: OUT exists. losses: what of the input could
-    not be read or was left out, in words. remarks: what else to know about the input.
+    refused: images that could not become a frame, by cause. finished: OUT exists. losses: what of
+    the input could not be read or was left out, in words. remarks: what else to know of it.
     """
 
     frames: int
@@ -104,10 +104,10 @@ def annotate_bag(
     topics: image topics; none: the only one there is. info_topics: see find_cameras. calibration:
     a file that takes the place of CameraInfo. job: what else fixes the result (weights, backend);
     a run that was stopped or killed is only resumed if all of it is the same. camera_height_m,
-    rectified, limits: as the node's parameters. A resumed run learns the cameras' pitch anew. segment_bytes:
-    size of one file of the new bag, and so the most that a kill undoes. SIGINT and SIGTERM finish
-    the file and end the run unfinished; they end a webcam's recording. progress: whether a bar
-    shows it.
+    rectified, limits: as the node's parameters. A resumed run learns the cameras' pitch anew.
+    segment_bytes: size of one file of the new bag, and so the most that a kill undoes. SIGINT and
+    SIGTERM finish the file and end the run unfinished; they end a webcam's recording. progress:
+    whether a bar shows it.
 
     Raises BagError, ValueError if camera_height_m or the calibration does not fit, and OSError or
     sqlite3.Error if writing fails; then there is no target.

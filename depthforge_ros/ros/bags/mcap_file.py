@@ -121,6 +121,7 @@ class McapFile:
 
     def _read_summary(self) -> bool:
         """Take blocks and counts from the summary; False if it does not tell everything."""
+        self._file.seek(0)
         try:
             summary = SeekingReader(self._file).get_summary()
         except Exception:  # whatever broken bytes lead the parser to

@@ -212,8 +212,9 @@ class SegmentedBag:
             # The lock of a file that is gone keeps nobody out.
             if os.path.samestat(os.fstat(self._lock), os.stat(path)):
                 return True
-        except FileNotFoundError:
-            pass
+        except (FileNotFoundError, FileExistsError):  # mkdir meets a folder that is being removed
+            if self.partial.exists() and not self.partial.is_dir():
+                raise
         except BaseException:
             self._release()
             raise

@@ -103,8 +103,14 @@ class SqliteFile:
         # Played by one thread and closed by another.
         uri = f"file:{quote(str(path.resolve()))}?{options}"
         database = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        count = "SELECT count(*) FROM sqlite_master"
         try:
-            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            try:
+                database.execute(count).fetchone()
+            except sqlite3.DatabaseError:
+                # Makes SQLite accept a file that is shorter than its first page says.
+                database.execute("PRAGMA writable_schema = ON")
+                database.execute(count).fetchone()
         except BaseException:
             database.close()
             raise
@@ -112,11 +118,11 @@ class SqliteFile:
         return database
 
     def _read_topics(self) -> None:
-        definitions = {row["topic_type"]: row for row in self._rows("message_definitions")}
-        topics = self._rows("topics")
         tables = {row["name"] for row in self._rows("sqlite_master")}
         if not {"topics", "messages"} <= tables:
             raise BagError(f"{self.path} is no bag: it lacks the tables topics and messages")
+        topics = self._rows("topics", required=True)
+        definitions = {row["topic_type"]: row for row in self._rows("message_definitions")}
         counts = self._count()
         for row in topics:
             count = counts[row["id"]]
@@ -163,14 +169,19 @@ class SqliteFile:
                 self.end_ns = max(self.end_ns, time_ns)
         return counts
 
-    def _rows(self, table: str) -> list[dict]:
-        """Return the rows of a table by column; nothing if older releases do not have it."""
+    def _rows(self, table: str, *, required: bool = False) -> list[dict]:
+        """Return the rows of a table by column.
+
+        Nothing if an older release does not have it or it is damaged, unless it is required.
+        """
         try:
             found = self._database.execute(f"SELECT * FROM {table}")
-        except sqlite3.OperationalError:
+            names = [column[0] for column in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found]
+        except sqlite3.Error:
+            if required:
+                raise
             return []
-        names = [column[0] for column in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found]
 
     def _lose(self, text: str) -> None:
         if text not in self._losses:
