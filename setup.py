@@ -46,6 +46,7 @@ setup(
         "onnx>=1.17",
         "onnxscript>=0.5",
         "opencv-python-headless",
+        "openvino>=2025.0",  # 180 MB; `auto` takes it on a CPU
         "pyyaml",
         "rich",
         "safetensors",

@@ -36,11 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """
     import torch
 
-    from depthforge_ros.engine.candidate import crop_shape
-    from depthforge_ros.engine.eager import EagerEngine
-    from depthforge_ros.engine.engine import Shape
-    from depthforge_ros.engine.load import load_network
-    from depthforge_ros.engine.onnx_graph import (
+    from depthforge_ros.engine.backends.onnx_graph import (
         OnnxRuntimeEngine,
         convert,
         difference,
@@ -48,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
         require_exportable,
         write_graph,
     )
+    from depthforge_ros.engine.candidate import crop_shape
+    from depthforge_ros.engine.eager import EagerEngine
+    from depthforge_ros.engine.engine import Shape
+    from depthforge_ros.engine.load import load_network
     from depthforge_ros.engine.self_check import check, check_images
     from depthforge_ros.variant import load_variant
 

@@ -16,11 +16,7 @@ import torch
 from paths import TINY_YAML
 
 from depthforge_ros.cli import main
-from depthforge_ros.engine.cache import code_hash, weights_hash
-from depthforge_ros.engine.eager import EagerEngine
-from depthforge_ros.engine.engine import Shape
-from depthforge_ros.engine.load import untrained_network
-from depthforge_ros.engine.onnx_graph import (
+from depthforge_ros.engine.backends.onnx_graph import (
     Difference,
     GraphError,
     GraphInfo,
@@ -29,6 +25,10 @@ from depthforge_ros.engine.onnx_graph import (
     kept_on_success,
     write_graph,
 )
+from depthforge_ros.engine.cache import code_hash, weights_hash
+from depthforge_ros.engine.eager import EagerEngine
+from depthforge_ros.engine.engine import Shape
+from depthforge_ros.engine.load import untrained_network
 from depthforge_ros.variant import load_variant
 
 SHAPE = Shape(64, 96, 2)
@@ -36,7 +36,7 @@ REFUSED = [
     (["--precision", "bf16"], "precision is 'bf16'; expected fp32 or fp16: ONNX's Conv"),
     (["--precision", "int8"], "precision is 'int8'; expected one of fp32, fp16"),
     (["--opset", "17"], "opset is 17; expected one of 18, 19, 20"),
-    (["--shape", "100x64"], "shape is 100x64; expected positive multiples of 32"),
+    (["--shape", "100x64"], "shape is 100x64; expected WIDTHxHEIGHT, positive multiples of 32"),
     (["--batch", "0"], "batch is 0; expected 1..64"),
 ]
 
@@ -52,7 +52,7 @@ def exported(tmp_path_factory):
     variant.write_text(small, "utf-8")
     out.parent.mkdir()
     arguments = ["export", str(variant), str(out), "--checkpoint", "untrained"]
-    status = main([*arguments, "--shape", "64x96", "--batch", "2"])
+    status = main([*arguments, "--shape", "96x64", "--batch", "2"])
     return status, arguments, load_variant(variant)
 
 
@@ -105,7 +105,7 @@ def test_file_has_standard_operators_static_shapes_and_metadata(network, graph):
     assert info.variant == network.variant.name
     assert json.loads(info.labels) == [label.name for label in network.variant.labels.classes]
     assert (info.weights, info.code) == (weights_hash(network), code_hash())
-    assert (info.crop, info.shape) == (str(network.variant.crop), "64x96 batch 2")
+    assert (info.crop, info.shape) == (str(network.variant.crop), "96x64 batch 2")
     assert info.depth_kind == network.variant.depth_head.kind.value
 
 
@@ -119,7 +119,7 @@ def test_large_weights_go_into_a_file_beside_the_graph(network, graph, tmp_path)
 
 
 def test_graphs_for_another_shape_or_label_set_are_named(network, graph):
-    with pytest.raises(GraphError, match="is for images of 64x96 batch 2; expected 64x64"):
+    with pytest.raises(GraphError, match="is for images of 96x64 batch 2; expected 64x64"):
         OnnxRuntimeEngine(graph, network.variant, Shape(64, 64))
     labels = network.variant.labels
     fewer = dataclasses.replace(labels, name="fewer", classes=labels.classes[:-1])

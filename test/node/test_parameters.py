@@ -142,7 +142,7 @@ def test_descriptors_carry_type_range_and_description() -> None:
             "image_transport is 'theora'; expected one of raw, compress",
         ),
         ({"image_size": "1920*1080"}, "image_size is '1920*1080'; expected WIDTHxHEIGHT"),
-        ({"backend": "onnx"}, "backend is 'onnx'; expected one of auto, eager, tensorrt"),
+        ({"backend": "onnx"}, "backend is 'onnx'; expected one of auto, eager, openvino, tensorrt"),
         ({"short_side_px": 63}, "short_side_px is 63; expected 0 or 64..4096"),
         ({"short_side_px": 4097}, "short_side_px is 4097; expected 0..4096"),
         ({"confidence_threshold": 1.01}, "confidence_threshold is 1.01; expected 0.0..1.0"),

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from depthforge_ros.engine.backends import tensorrt
+from depthforge_ros.engine.backends import openvino, tensorrt
 from depthforge_ros.engine.engine import Program, Shape
 from depthforge_ros.network.depthforge import DepthForge
 
@@ -38,5 +38,5 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS: Mapping[str, Backend] = {"tensorrt": tensorrt}
+BACKENDS: Mapping[str, Backend] = {"tensorrt": tensorrt, "openvino": openvino}
 """In the order of preference, the fastest first."""

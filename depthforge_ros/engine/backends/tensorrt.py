@@ -175,11 +175,11 @@ def _build_onnx(network: DepthForge, shape: Shape, precision: str, timing_cache:
 
     import tensorrt
 
-    from depthforge_ros.engine.onnx_graph import convert, write_graph
+    from depthforge_ros.engine.backends.onnx_graph import convert, write_graph
 
     with tempfile.TemporaryDirectory(prefix="depthforge_onnx_") as folder:
         file = Path(folder) / "network.onnx"
-        write_graph(convert(network.cpu(), shape, precision, sampling=Sampling.GATHER), file)
+        write_graph(convert(network.cpu(), shape, precision), file)
         return build_onnx_file(tensorrt, file, timing_cache)
 
 

@@ -7,10 +7,11 @@ import torch
 
 from depthforge_ros.network.deploy.cpu import tune
 from depthforge_ros.network.deploy.network import Deployed, Folded
+from depthforge_ros.network.deploy.openvino_graph import rewrite_for_openvino
 from depthforge_ros.network.deploy.sampling import Sampling
 from depthforge_ros.network.depthforge import DepthForge
 
-__all__ = ["Deployed", "Folded", "Sampling", "deploy", "tune"]
+__all__ = ["Deployed", "Folded", "Sampling", "deploy", "rewrite_for_openvino", "tune"]
 
 
 def deploy(

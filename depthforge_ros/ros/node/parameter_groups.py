@@ -37,9 +37,10 @@ class NetworkParameters:
     backend: str = parameter(
         "auto",
         Effect.CONFIGURE,
-        "What runs the network: eager: PyTorch; tensorrt: compiled by NVIDIA's TensorRT; auto: the "
-        "fastest that is available and agrees with eager fp32.",
-        choices=("auto", "eager", "tensorrt"),
+        "What runs the network: eager: PyTorch; openvino: compiled by OpenVINO for the CPU; "
+        "tensorrt: compiled by NVIDIA's TensorRT; auto: the fastest that is available and agrees "
+        "with eager fp32.",
+        choices=("auto", "eager", "openvino", "tensorrt"),
     )
     precision: str = parameter(
         "auto",

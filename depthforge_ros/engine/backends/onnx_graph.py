@@ -28,7 +28,7 @@ from torch import Tensor
 from depthforge_ros import __version__
 from depthforge_ros.engine.cache import code_hash, weights_hash
 from depthforge_ros.engine.engine import CropOutput, Shape
-from depthforge_ros.network.deploy import Folded, Sampling
+from depthforge_ros.network.deploy import Folded, Sampling, rewrite_for_openvino
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.export import export_network
 from depthforge_ros.variant import Variant
@@ -162,14 +162,20 @@ def convert(
     shape: Shape,
     precision: str = "fp32",
     opset: int = DEFAULT_OPSET,
-    sampling: Sampling = Sampling.GATHER,
+    *,
+    for_openvino: bool = False,
 ) -> onnx_ir.Model:
     """Convert a network on the CPU to ONNX, with its metadata.
+
+    for_openvino: rewritten for OpenVINO, with GridSample; otherwise deformable attention gathers.
 
     Raise ValueError for a precision or opset that cannot be exported.
     """
     require_exportable(precision, opset)
+    sampling = Sampling.GRID if for_openvino else Sampling.GATHER
     folded = Folded(network, PRECISIONS[precision], sampling)
+    if for_openvino:
+        rewrite_for_openvino(folded)
     program = export_network(folded, shape.height, shape.width, shape.batch)
     with _quiet():
         graph = torch.onnx.export(
@@ -183,6 +189,16 @@ def convert(
         )
     assert graph is not None
     model = graph.model
+    name_nodes(model)
+    model.metadata_props.update(GraphInfo.of(network, shape, precision).metadata())
+    return model
+
+
+def name_nodes(model: onnx_ir.Model) -> None:
+    """Name nodes by the modules they come from, for profilers, and remove the exporter's notes.
+
+    Those hold stack traces with the paths of this machine.
+    """
     for node in model.graph:
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
         scope = next((name for name in reversed(ast.literal_eval(scopes)[:-1]) if name), "")
@@ -190,8 +206,6 @@ def convert(
         node.metadata_props.clear()  # stack traces, with the paths of this machine
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
-    model.metadata_props.update(GraphInfo.of(network, shape, precision).metadata())
-    return model
 
 
 def write_graph(model: onnx_ir.Model, file: Path, external_bytes: int = EXTERNAL_BYTES) -> None:

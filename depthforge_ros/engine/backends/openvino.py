@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO on a CPU. Only here, and only inside functions, is its library imported.
+
+The exported graph, rewritten for OpenVINO, is compiled once; loading the result compiles its
+kernels for this processor, in a second or two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from depthforge_ros.engine.backends.onnx_graph import (
+    OUTPUTS,
+    GraphError,
+    GraphInfo,
+    convert,
+    write_graph,
+)
+from depthforge_ros.engine.engine import Program, Shape
+from depthforge_ros.network.depthforge import DepthForge
+from depthforge_ros.variant import Variant
+
+MODEL = "network.blob"
+INFO = "graph.json"
+DEVICE = "CPU"
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+TO_BUILD = ("onnx", "onnxscript")
+
+
+def missing(device: torch.device) -> str:
+    """Return what is missing to run on the device; empty if nothing is."""
+    if device.type != "cpu":
+        return f"openvino runs on the CPU; the device is {device}"
+    if importlib.util.find_spec("openvino") is None:
+        return "openvino is not installed"
+    return ""
+
+
+def missing_to_build(device: torch.device) -> str:
+    """Return what is missing to build for the device; empty if nothing is."""
+    absent = [name for name in TO_BUILD if importlib.util.find_spec(name) is None]
+    if absent and not missing(device):
+        return f"openvino engines are built from ONNX, and {' and '.join(absent)} is not installed"
+    return missing(device)
+
+
+def versions() -> dict[str, str]:
+    """Return the version of OpenVINO, by which a compiled network is bound."""
+    try:
+        return {"openvino": importlib.metadata.version("openvino")}
+    except importlib.metadata.PackageNotFoundError:
+        return {"openvino": "absent"}
+
+
+def build(network: DepthForge, shape: Shape, precision: str, folder: Path) -> None:
+    """Compile a network into `folder`, which exists and is empty.
+
+    Raises RuntimeError if the processor does not compute in that precision.
+    """
+    require_precision(precision, _core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+    with tempfile.TemporaryDirectory(prefix="depthforge_graph_") as temporary:
+        graph = Path(temporary) / "network.onnx"
+        write_graph(convert(network, shape, for_openvino=True), graph)
+        compiled, info = compile_graph(graph, network.variant, shape, precision)
+    described = dataclasses.asdict(info) | {"precision": precision}
+    (folder / INFO).write_text(json.dumps(described, indent=1), "utf-8")
+    (folder / MODEL).write_bytes(compiled.export_model().getvalue())
+
+
+def load(folder: Path, shape: Shape, device: torch.device) -> Program:
+    """Load what `build` wrote into `folder`, ready to run.
+
+    Raises GraphError if it is for another shape or damaged, or if this OpenVINO does not take it.
+    """
+    try:
+        info = json.loads((folder / INFO).read_text("utf-8"))
+        found, precision = info["shape"], info["precision"]
+        hint = HINTS[precision]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GraphError(f"{folder / INFO} does not describe a network: {error!r}") from error
+    if found != str(shape):
+        raise GraphError(f"{folder / MODEL} is for images of {found}; expected {shape}")
+    try:
+        with (folder / MODEL).open("rb") as file:
+            compiled = _core().import_model(file.read(), DEVICE, _options(hint))
+    except RuntimeError as error:
+        raise GraphError(
+            f"OpenVINO {versions()['openvino']} does not take {folder / MODEL}: {_reason(error)}"
+        ) from error
+    return _Runner(compiled)
+
+
+def compile_graph(
+    file: Path, variant: Variant, shape: Shape, precision: str
+) -> tuple[Any, GraphInfo]:
+    """Compile an exported ONNX file; return OpenVINO's compiled model and the file's metadata.
+
+    Raises GraphError if the file is damaged, was not written by `depthforge export`, or is for
+    other classes or another shape.
+    """
+    core = _core()
+    try:
+        model = core.read_model(file)
+    except RuntimeError as error:
+        raise GraphError(f"OpenVINO cannot read {file}: {_reason(error)}") from error
+    info = GraphInfo.from_metadata(_metadata(model), str(file))
+    info.require(variant, shape, str(file))
+    return core.compile_model(model, DEVICE, _options(HINTS[precision])), info
+
+
+def require_precision(precision: str, capabilities: Iterable[str]) -> None:
+    """Raise RuntimeError if the processor lacks a precision. capabilities: as OpenVINO names them.
+
+    OpenVINO would emulate it, slower than fp32.
+    """
+    if precision.upper() not in capabilities:
+        supported = [name for name in HINTS if name.upper() in capabilities]
+        raise RuntimeError(
+            f"this processor has no instructions for {precision}; it has {', '.join(supported)}"
+        )
+
+
+class _Runner:
+    """Runs a compiled network. One call at a time; outputs are new tensors at every call."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._outputs = [compiled.output(name) for name in OUTPUTS]
+        self._lock = threading.Lock()
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        import openvino
+
+        made = [torch.empty(tuple(port.shape), dtype=torch.float32) for port in self._outputs]
+        with self._lock:
+            for port, tensor in zip(self._outputs, made, strict=True):
+                # OpenVINO writes into the tensor itself: no copy of 19 maps.
+                self._request.set_tensor(port, openvino.Tensor(tensor.numpy(), shared_memory=True))
+            self._request.infer({0: images.contiguous().numpy()}, share_inputs=True)
+        return made[0], made[1]
+
+
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _options(hint: str) -> dict[str, object]:
+    """Return the compile options: one frame at a time, on as many threads as PyTorch has."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": min(torch.get_num_threads(), os.cpu_count() or 1),
+        "ENABLE_CPU_PINNING": False,  # other nodes run on the same cores
+    }
+
+
+def _metadata(model: Any) -> Mapping[str, str]:
+    if not model.has_rt_info("framework"):
+        return {}
+    return dict(model.get_rt_info("framework").value)
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of OpenVINO's error that says most: the last that is not a position."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((x for x in reversed(lines) if not x.startswith("Exception from")), "no reason")
