@@ -60,7 +60,7 @@ clean:
 $(STAMP): setup.py setup.cfg pyproject.toml package.xml
 	@$(PYTHON) -c '' || { echo '$(PYTHON) does not run; give another: make PYTHON=python3.11' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { \
-	    echo "$(PYTHON) is $$($(PYTHON) --version); wanted Python 3.10, 3.11 or 3.12:" \
+	    echo "$(PYTHON) is $$($(PYTHON) --version); expected Python 3.10, 3.11 or 3.12:" \
 	         "make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	    echo '$(PYTHON) cannot make virtual environments; on Debian and Ubuntu:' \

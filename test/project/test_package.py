@@ -170,7 +170,9 @@ def test_pip_is_asked_for_what_is_imported_and_for_nothing_else(tmp_path: Path) 
     names = imported_by(SOURCE / NAME, SOURCE / "test")
     in_ros = {name for name in names if name.endswith(("_msgs", "_interfaces")) or name == "rclpy"}
     called |= {"onnx_ir": "onnxscript", "rerun": "rerun-sdk"}
-    optional = {"ament_index_python", "launch", "launch_ros", "tensorrt", "torch_tensorrt"}
+    optional = {"ament_index_python", "launch", "launch_ros", "launch_testing"}
+    optional |= {"tensorrt", "torch_tensorrt", "packaging"}  # the second asks for the third
+    optional |= {"tf2_ros"}  # has no wheel; used where a distribution has it
     expected = {called.get(name, name) for name in names - in_ros - optional}
     assert expected == asked - ros - tools
     # Other messages come with these: wheels of ROS name what they need themselves.
@@ -191,6 +193,7 @@ def test_package_xml_asks_for_what_is_imported_and_for_nothing_else() -> None:
     training = {"PIL", "matplotlib", "scipy"}  # setup.py's extra train: no vehicle needs it
     from_pip = {"rosbags", "safetensors", "simplejpeg", "torch", "tensorrt", "torch_tensorrt"}
     from_pip |= {"huggingface_hub", "mcap", "onnx", "onnx_ir", "onnxruntime", "rerun", "zstandard"}
+    from_pip |= {"packaging", "tf2_ros"}  # used if installed, and not asked for
     assert asked_of_rosdep("exec_depend") == imported - training - from_pip
     tested = imported_by(SOURCE / "test") - imported | training
     from_pip |= {"tensorboard"}
@@ -211,3 +214,11 @@ def test_the_readme_installs_with_pip_what_rosdep_does_not() -> None:
     }
     setup = (SOURCE / "setup.py").read_text("utf-8")
     assert all(f'"{word}"' in setup for word in words)
+
+
+def test_make_demo_refuses_a_missing_folder_before_it_installs(tmp_path: Path) -> None:
+    shutil.copy2(SOURCE / "Makefile", tmp_path)
+    said = run("make", "demo", "IMAGES=/no/such", "PYTHON=false", cwd=tmp_path, code=2)
+    assert "IMAGES is /no/such, which is not a folder\n" in said
+    assert "does not run" not in said  # what the missing Python would have caused
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]

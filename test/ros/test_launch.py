@@ -451,3 +451,19 @@ def test_a_replayed_bag_arrives_whole(launched, tmp_path: Path, namespace: str) 
         bench.drain()
     assert process.returncode == 0, (tmp_path / "launch.log").read_text()
     assert bench.values()["frames in"] == str(count)
+
+
+def test_the_launch_file_passes_launch_testing(launched, tmp_path: Path) -> None:
+    """`launched` skips where launch and a colcon build are absent."""
+    pytest.importorskip("launch_testing", reason="needs launch_testing of a ROS distribution")
+    command = [sys.executable, "-m", "launch_testing.launch_test", "launch_test_segment.py"]
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parent,
+        env={**environment(own_domain()), "ROS_LOG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
