@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training batches from a mixture of data sets, every sample fixed by its number in the run.
+"""Training batches from a mixture of data sets; the number of a sample determines it.
 
 Sample n of a run is drawn and augmented from the seed (seed, n). So the order does not depend on
 workers or processes, and a restarted run continues with the very samples it would have seen.
@@ -40,11 +40,11 @@ class Batch:
     skipped: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on the device."""
+        """Return the batch with its tensors on the device."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, from which a GPU copies while the CPU goes on; what
+        """Return the batch in page-locked memory, from which a GPU copies asynchronously; what
         DataLoader calls with `pin_memory`.
         """
         return self._with(Tensor.pin_memory)
@@ -61,7 +61,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Share:
-    """Which batches a process makes: numbers first, first + every, first + 2·every, … up to end."""
+    """The batches that a process makes: first, first + every, first + 2·every, … below end."""
 
     batch: int
     first: int
@@ -70,7 +70,7 @@ class Share:
 
 
 class BatchStream(IterableDataset[Batch]):
-    """The batches of one process, in order; DataLoader workers take turns."""
+    """Yields the batches of one process in order; DataLoader workers take turns."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class BatchStream(IterableDataset[Batch]):
         )
 
     def sample(self, number: int, skipped: list[str]) -> Sample:
-        """Sample `number` of the run; an unreadable image is named in `skipped` and replaced."""
+        """Return sample `number` of the run; name unreadable images in `skipped`, replace them."""
         rng = np.random.default_rng((self.seed, number))
         for _ in range(MAX_UNREADABLE):
             source = self.sources[int(rng.choice(len(self.sources), p=self.weights))]
@@ -132,7 +132,7 @@ class BatchStream(IterableDataset[Batch]):
 
 
 def load_batches(stream: BatchStream, workers: int) -> Iterator[Batch]:
-    """Batches made by worker processes ahead of time, in the stream's order."""
+    """Return batches in the stream's order, made ahead of time by worker processes."""
     loader = DataLoader(
         stream,
         batch_size=None,

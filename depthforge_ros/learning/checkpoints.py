@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run leaves on disk: a state to resume from, and weights to use.
+"""Saving and loading the state of a training run, and its averaged weights.
 
-Both are written whole or not at all: to a temporary file, flushed to the disk, then renamed. A
-kill or a full disk leaves the previous file as it was.
+Files are written atomically: to a temporary file, flushed to the disk, then renamed. A kill or a
+full disk leaves the previous file unchanged.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ RESUMABLE_CHANGES = {
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete what a killed process left half-written; only one run may own the folder."""
+    """Delete incomplete files of a killed process; only one run may own the folder."""
     for partial in folder.glob(".*.partial"):
         partial.unlink(missing_ok=True)
 
 
 class ResumeError(ValueError):
-    """The state on disk is of another run; the text says in which fields."""
+    """The saved state belongs to another run; the text names the fields that differ."""
 
 
 def save_state(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the state of a run. Raises OSError; the previous state is then untouched."""
+    """Write the state of a run. Raise OSError; the previous state is then unchanged."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STATE
     partial = path.with_name(f".{STATE}.{os.getpid()}.partial")
@@ -57,7 +57,7 @@ def save_state(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in the folder survive a power cut."""
+    """Flush the folder, so that renames in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -66,9 +66,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def load_state(folder: Path, config: TrainConfig, variant: Variant) -> dict[str, Any] | None:
-    """The state of the run in `folder`, None where it never saved one.
+    """Return the state of the run in `folder`, None if it never saved one.
 
-    Raises ResumeError where it belongs to another variant or configuration, naming the fields.
+    Raise ResumeError naming the fields if it is of another variant or configuration.
     """
     path = folder / STATE
     if not path.is_file():
@@ -101,7 +101,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
-        """After `step` steps. Early on the average is short, so that it forgets the start."""
+        """Update after `step` steps. The decay starts small, so that the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         names = list(self.values)
         torch._foreach_lerp_(
@@ -111,13 +111,13 @@ class Average:
         )
 
     def load(self, values: Mapping[str, Tensor]) -> None:
-        """Continue from stored values."""
+        """Set the average to stored values."""
         for name, value in self.values.items():
             value.copy_(values[name])
 
 
 class Swapped:
-    """Inside the `with` block the network computes with the averaged weights, if there are any."""
+    """Context in which the network has the averaged weights, if there are any."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], average: Average | None) -> None:
         self.parameters, self.average = parameters, average

@@ -208,7 +208,7 @@ class TrainConfig:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """A configuration from yaml. Raises ValueError naming file, key and what was expected."""
+    """A configuration from yaml. Raise ValueError naming file, key and what was expected."""
     if not path.is_file():
         raise ValueError(f"no configuration at {path}")
     return dataclass_yaml.read_yaml(path, TrainConfig, {})
@@ -226,7 +226,7 @@ def open_dataset(settings: DatasetSettings, labels: LabelSet | None = None) -> S
 
 
 def open_untaught(settings: DatasetSettings) -> SampleSource:
-    """The data set as its files are. Raises DatasetLayoutError where they are missing."""
+    """The data set as its files are. Raise DatasetLayoutError if they are missing."""
     root, split, only = settings.root, settings.split, settings.only
     match settings.kind:
         case DatasetKind.CITYSCAPES:

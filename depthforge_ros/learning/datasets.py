@@ -295,7 +295,7 @@ def camvid(root: Path, sequences: tuple[str, ...] = ()) -> FolderDataset:
 def folder(root: Path, split: str, conditions: tuple[str, ...] = ()) -> FolderDataset:
     """Images of one's own with labels in trainIds. split: the name of a folder.
 
-    conditions: which of the folders below the split, all where empty. Raises ValueError where
+    conditions: which of the folders below the split, all where empty. Raise ValueError where
     there is none of that name.
     """
     tree = f"""

@@ -89,7 +89,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def training_attention(device: torch.device) -> AbstractContextManager[None]:
-    """The attention kernel to train with. On a CPU, matrix products: the backward pass of the
+    """Return the attention kernel to train with. On a CPU, products: the backward pass of the
     fused kernel takes 2.4 times as long (257 tokens, 3 heads, bf16). Elsewhere PyTorch's choice.
     """
     if device.type != "cpu":
@@ -99,7 +99,7 @@ def training_attention(device: torch.device) -> AbstractContextManager[None]:
 
 
 class Run:
-    """One training run: task, optimiser, schedule, average and data, resumable as a whole."""
+    """One training run: task, optimiser, schedule, average and data, resumable."""
 
     def __init__(self, task: Task, config: TrainConfig, device: torch.device) -> None:
         self.task, self.config, self.device = task, config, device
@@ -122,9 +122,9 @@ class Run:
     # ---- state -----------------------------------------------------------------------------
 
     def resume(self) -> bool:
-        """Continue from the state in the output folder; False where there is none.
+        """Continue from the state in the output folder; return False if there is none.
 
-        Raises ResumeError where it is of another run.
+        Raise ResumeError if it is of another run.
         """
         variant = self.task.network.variant
         state = load_state(self.config.output, self.config, variant)
@@ -143,7 +143,7 @@ class Run:
         return True
 
     def save(self) -> None:
-        """Write weights, then the state. Raises OSError; what could not be written is as it was.
+        """Write weights, then the state. Raise OSError; older files are then unchanged.
 
         In this order a run that ends in between does its last steps again, and writes both.
         """
@@ -179,7 +179,7 @@ class Run:
         )
 
     def _own_state(self) -> dict[str, Tensor]:
-        """What is trained, and what the task holds beside the network; frozen weights stay out."""
+        """Return trained parameters, and those of the task beside the network; not frozen ones."""
         return {
             name: value
             for name, value in self.task.state_dict().items()
@@ -189,9 +189,9 @@ class Run:
     # ---- training --------------------------------------------------------------------------
 
     def train(self, until: int | None = None) -> None:
-        """Train from where the run stands to step `until`, or to the end.
+        """Train from the current step to step `until`, or to the end.
 
-        Raises NotFiniteError where the loss is, after saving the batch to the output folder.
+        Raise NotFiniteError if the loss is, after saving the batch to the output folder.
         """
         config = self.config
         end = min(until or config.steps, config.steps)
@@ -260,7 +260,7 @@ class Run:
         return parts
 
     def _loss(self, batch: Batch) -> TaskLoss:
-        """Raises NotFiniteError where the loss is, on this process or another."""
+        """Return the loss. Raise NotFiniteError if it is not finite on any process."""
         try:
             with (
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast),
@@ -275,7 +275,7 @@ class Run:
         return loss
 
     def _not_finite(self, batch: Batch, what: str) -> NotFiniteError:
-        """Save the batch; the error that names it."""
+        """Save the batch and return the error that names it."""
         path = self.config.output / f"not_finite_step{self.step}_process{self.rank}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {

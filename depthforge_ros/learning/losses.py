@@ -84,7 +84,7 @@ def mask_losses(
     generators: B of them, on the outputs' device. mean_over_processes: the mean of a count over
     all training processes, so that averaged gradients equal those of one large batch.
 
-    Raises ValueError where the number of generators is not B.
+    Raise ValueError if the number of generators is not B.
     """
     if len(generators) != len(labels):
         raise ValueError(f"{len(generators)} generators for {len(labels)} images")

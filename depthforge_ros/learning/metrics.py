@@ -23,7 +23,7 @@ class Confusion:
         self.counts = np.zeros((classes, classes + 1), np.int64)
 
     def add(self, truth: np.ndarray, predicted: np.ndarray) -> None:
-        """Add one image; both [H, W] uint8 class ids. Raises ValueError for ids beyond K."""
+        """Add one image; both [H, W] uint8 class ids. Raise ValueError for ids beyond K."""
         K = len(self.counts)
         if truth.shape != predicted.shape:
             raise ValueError(f"truth is {list(truth.shape)}, prediction {list(predicted.shape)}")
@@ -38,19 +38,19 @@ class Confusion:
         self.counts += counts.reshape(K, K + 1)
 
     def iou(self) -> np.ndarray:
-        """TP / (TP + FP + FN) of every class: [K] float64, NaN where the class occurs nowhere."""
+        """Return TP / (TP + FP + FN) of every class: [K] float64, NaN if it does not occur."""
         hits = np.diagonal(self.counts).astype(np.float64)  # [K]
         union = self.counts.sum(1) + self.counts[:, :-1].sum(0) - hits
         return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
 
     def mean_iou(self) -> float:
-        """Mean over the classes that occur in truth or prediction; NaN where none does."""
+        """Return the mean over classes that occur in truth or prediction; NaN if none does."""
         iou = self.iou()
         present = iou[~np.isnan(iou)]
         return float(present.mean()) if present.size else float("nan")
 
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels whose class is right."""
+        """Return the share of labelled pixels whose class is correct."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else float("nan")
 
@@ -76,7 +76,7 @@ class Calibration:
         self.hits += np.bincount(values[right], minlength=256)
 
     def bins(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels, mean confidence and accuracy of equally wide bins: [15] each, NaN where empty."""
+        """Return pixels, mean confidence and accuracy of 15 bins: [15] each, NaN if empty."""
         confidence = np.arange(256) / 255
         index = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
         pixels = np.bincount(index, self.totals, CALIBRATION_BINS)
@@ -93,7 +93,7 @@ class Calibration:
         return pixels, means[0], means[1]
 
     def error(self) -> float:
-        """Σ over bins of share · |accuracy - mean confidence|; NaN where nothing was added."""
+        """Return Σ over bins of share · |accuracy - mean confidence|; NaN if nothing was added."""
         pixels, confidence, accuracy = self.bins()
         if not pixels.sum():
             return float("nan")
@@ -152,7 +152,7 @@ class DepthErrors:
         )
 
     def scores(self) -> DepthScores | None:
-        """None where no image had depth to compare."""
+        """Return the means, None if no image had depth to compare."""
         if not self._rows:
             return None
         rows = np.array(self._rows)  # [images, 4]
@@ -163,8 +163,9 @@ class DepthErrors:
 
 
 def metric_from_relative(inverse: np.ndarray, truth_m: np.ndarray) -> np.ndarray:
-    """Metres from affine-invariant inverse depth [n]: scale and shift by least squares against
-    1 / truth_m [n] (Ranftl et al., TPAMI 2022). Inverse depth that is not positive becomes +Inf.
+    """Return metres from affine-invariant inverse depth [n]; +Inf where it is not positive.
+
+    Scale and shift are fitted to 1 / truth_m [n] by least squares (Ranftl et al., TPAMI 2022).
     """
     given = np.isfinite(inverse)
     if given.sum() < 2:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run tells while it runs: log.jsonl, and curves for TensorBoard if requested."""
+"""Log of a training run: log.jsonl, and curves for TensorBoard if requested."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CURVES = "tensorboard"
 
 
 class RunLog:
-    """One line of JSON a report in `folder`/log.jsonl; with `tensorboard`, `folder`/tensorboard.
+    """Writes a line of JSON a report to `folder`/log.jsonl; with `tensorboard`, curves too.
 
-    Raises ValueError where TensorBoard is asked for and not installed.
+    Raise ValueError if TensorBoard is asked for and not installed.
     """
 
     def __init__(self, folder: Path, tensorboard: bool) -> None:
@@ -25,7 +25,7 @@ class RunLog:
         self._writer: Any = None
 
     def trim(self, step: int) -> None:
-        """Forget what came after `step`: a killed run goes on there and says it again."""
+        """Delete lines after `step`: a resumed run writes them again."""
         path = self.folder / LOG
         if not path.is_file():
             return
@@ -41,7 +41,7 @@ class RunLog:
         partial.replace(path)
 
     def has_validation(self, step: int) -> bool:
-        """Whether what was measured on a validation set at `step` stands in log.jsonl."""
+        """Return whether log.jsonl has a validation at `step`."""
         path = self.folder / LOG
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         reports = [json.loads(line) for line in lines]
@@ -50,7 +50,7 @@ class RunLog:
         )
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Report values by name, as of `step`. Raises OSError."""
+        """Append values by name at `step`. Raise OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")

@@ -43,11 +43,11 @@ class SampleSource(Protocol):
     domain: str
 
     def __len__(self) -> int:
-        """How many samples there are."""
+        """Return the number of samples."""
         ...
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample at `index`. Raises UnreadableImageError, or ValueError for bad label ids."""
+        """Return a sample. Raise UnreadableImageError, or ValueError for an unknown label id."""
         ...
 
 
@@ -57,7 +57,7 @@ class UnreadableImageError(Exception):
 
 @dataclass
 class Skipped:
-    """The images that could not be read, by name; what reads many samples reports it at the end."""
+    """The images that could not be read, by name, for a summary at the end."""
 
     names: list[str] = field(default_factory=list)
 
@@ -69,12 +69,12 @@ class Skipped:
         self.names.append(str(error))
 
     def summary(self) -> str:
-        """One line for people: how many, and the first few names."""
+        """Return one line with the number and the first names."""
         return f"skipped {len(self)} unreadable images: " + "; ".join(self.names[:5])
 
 
 def readable_samples(source: SampleSource, skipped: Skipped) -> Iterator[Sample]:
-    """Every readable sample in order; the others are added to `skipped`."""
+    """Yield every readable sample in order; add the others to `skipped`."""
     for index in range(len(source)):
         try:
             yield source[index]
@@ -83,7 +83,7 @@ def readable_samples(source: SampleSource, skipped: Skipped) -> Iterator[Sample]
 
 
 def label_table(train_ids: Mapping[int, int], known: int) -> np.ndarray:
-    """Table [256] int16 from a data set's label id to trainId.
+    """Return the table [256] int16 from a data set's label id to trainId.
 
     train_ids: the ids that have a trainId. Other ids below `known`, and 255, are unlabelled; all
     else is REFUSED.

@@ -83,7 +83,7 @@ def render(folder: Path, settings: RenderSettings) -> int:
 class StreetCache:
     """Rendered drives as a data set that may grow while it is used: `refresh` looks again.
 
-    conditions: those whose drives count. Raises ValueError where one is unknown.
+    conditions: those whose drives count. Raise ValueError if one is unknown.
     """
 
     domain = "street"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge train CONFIG`: one stage of training, resumed where it was left.
+"""`depthforge train CONFIG`: train one stage, or resume it.
 
 Several GPUs: `torchrun --nproc-per-node 4 -m depthforge_ros.cli train CONFIG`.
 """
@@ -54,7 +54,7 @@ MERGE_SAMPLES = 120
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Arguments of the verb."""
+    """Add the arguments of the verb."""
     parser.add_argument("config", type=Path, help="yaml file; see config/train/")
     parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     parser.add_argument(
@@ -127,7 +127,7 @@ def how_to_go_on(output: Path) -> str:
 
 
 def join_processes(device: str | None) -> torch.device:
-    """Join torchrun's process group, if it started us; the device of this process."""
+    """Join torchrun's process group, if there is one, and return this process's device."""
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return torch.device(name)
@@ -141,9 +141,9 @@ def join_processes(device: str | None) -> torch.device:
 
 
 def build_task(config: TrainConfig) -> Task:
-    """The network of the variant with its given weights, inside the task of the stage.
+    """Return the variant's network with its given weights, in the task of the stage.
 
-    Raises WeightsError where a weight is missing, unexpected or of another shape.
+    Raise WeightsError if a weight is missing, unexpected or of another shape.
     """
     torch.manual_seed(config.seed)
     network = DepthForge(config.load_variant())
@@ -202,18 +202,18 @@ def weigh_classes(task: VisualTask | JointTask, config: TrainConfig) -> None:
 
 
 def load_parts(network: DepthForge, paths: tuple[Path, ...], parts: tuple[str, ...]) -> None:
-    """Fill exactly these parts of the network from files that together hold them and no more.
+    """Fill these parts of the network from files that together hold them and no others.
 
-    Raises WeightsError naming what is missing, unexpected or does not fit.
+    Raise WeightsError naming what is missing, unexpected or does not fit.
     """
     named = nn.ModuleDict({part: getattr(network, part) for part in parts})
     load_weights(named, network.variant, paths)
 
 
 def start_method(network: DepthForge, paths: tuple[Path, ...]) -> None:
-    """Fill the frozen parts, and the adapter's too where one is given to continue from.
+    """Fill the frozen parts, and the adapter's if one is given to continue from.
 
-    Raises WeightsError where the files together hold neither exactly.
+    Raise WeightsError if the files together hold neither exactly.
     """
     parts = {name.partition(".")[0] for path in paths for name in open_weights(path).shapes}
     given = ADAPTER_PARTS if parts & set(ADAPTER_PARTS) else ()
@@ -223,7 +223,7 @@ def start_method(network: DepthForge, paths: tuple[Path, ...]) -> None:
 def start_depth(network: DepthForge, paths: tuple[Path, ...]) -> None:
     """Continue a depth encoder and its head, or start the encoder as a copy of a visual one.
 
-    Raises WeightsError where the files hold neither for this shape.
+    Raise WeightsError if the files hold neither for this shape.
     """
     state = {name: value for path in paths for name, value in read_weights(path)[0].items()}
     if any(name.startswith("depth.") for name in state):
@@ -261,7 +261,7 @@ def switch_off(network: DepthForge, ablation: Ablation) -> None:
 
 
 def start_renderer(settings: DatasetSettings) -> subprocess.Popen[bytes]:
-    """A process that renders streets into the data set's folder while we train."""
+    """Start a process that renders streets into the data set's folder during training."""
     render = settings.render
     assert render is not None
     settings.root.mkdir(parents=True, exist_ok=True)
@@ -274,9 +274,9 @@ def start_renderer(settings: DatasetSettings) -> subprocess.Popen[bytes]:
 
 
 def wait_for_frames(settings: DatasetSettings, renderers: list[subprocess.Popen[bytes]]) -> None:
-    """Until the cache holds enough to begin with.
+    """Wait until the cache holds enough frames to start.
 
-    Raises ChildProcessError where a renderer died.
+    Raise ChildProcessError if a renderer died.
     """
     render = settings.render
     assert render is not None

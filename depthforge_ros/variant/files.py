@@ -26,17 +26,17 @@ EVERY_VARIANT: dict[str, dict[str, Any]] = {"rein": {"depth_in_tokens": False}}
 
 
 def models_dir() -> Path:
-    """The folder `models/`. Raises FileNotFoundError where the installation is broken."""
+    """Return the folder `models/`. Raise FileNotFoundError if the installation is broken."""
     return shipped_folder("models")
 
 
 def variant_names() -> list[str]:
-    """Names of the variants that ship with the package, sorted."""
+    """Return the names of the variants that ship with the package, sorted."""
     return sorted(path.stem for path in (models_dir() / "variants").glob("*.yaml"))
 
 
 def load_labels(name: str) -> LabelSet:
-    """The label set models/labels/NAME.yaml. Raises ValueError naming what is wrong with it."""
+    """Return the label set models/labels/NAME.yaml. Raise ValueError naming its fault."""
     path = models_dir() / "labels" / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
@@ -45,7 +45,7 @@ def load_labels(name: str) -> LabelSet:
 
 
 def load_variant(name_or_path: str | Path) -> Variant:
-    """A shipped variant by name, or one of your own by the path of its yaml file.
+    """Return a shipped variant by name, or a variant of your own by the path of its yaml file.
 
     Either may be followed by alternatives that its file offers: `dinov2_s+outdoor`. Raises
     ValueError naming the file, the key and what was expected.
@@ -68,7 +68,7 @@ def alternative_names(name_or_path: str | Path) -> list[str]:
 
 
 def _split(text: str) -> tuple[str, list[str]]:
-    """`name+a+b` -> name, [a, b]. A plus sign within a path belongs to the path."""
+    """Split `name+a+b` into name and [a, b]. A plus sign within a path belongs to the path."""
     chosen: list[str] = []
     while Path(text).suffix not in YAML and "+" in text:
         text, _, last = text.rpartition("+")
@@ -105,7 +105,7 @@ def _with_alternatives(data: dict[str, Any], chosen: Sequence[str]) -> dict[str,
 
 
 def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Both, mapping by mapping; what stands above wins."""
+    """Merge two mappings recursively; values of `above` win."""
     result = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(below.get(key), dict)
@@ -114,12 +114,12 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def variant_from_mapping(data: Any) -> Variant:
-    """A variant from what `variant_to_mapping` gave (or yaml holds). Raises ValueError."""
+    """Return the variant of a mapping from `variant_to_mapping` or yaml. Raise ValueError."""
     return dataclass_yaml.build(Variant, data, "variant", {LabelSet: load_labels})
 
 
 def variant_to_mapping(variant: Variant) -> dict[str, Any]:
-    """Plain dicts, lists, numbers and strings with every field, to be stored beside weights."""
+    """Return every field as plain dicts, lists, numbers and strings, to store with weights."""
     return dataclass_yaml.plain(variant)
 
 

@@ -13,7 +13,7 @@ from depthforge_ros.frame import UNLABELLED
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class: its name and the colour people know it by, [r, g, b] 0..255."""
+    """One class: its name and its usual colour, [r, g, b] 0..255."""
 
     name: str
     color: tuple[int, int, int]
@@ -43,15 +43,15 @@ class LabelSet:
         return len(self.classes)
 
     def palette(self) -> np.ndarray:
-        """Colour of every possible mask value: [256, 3] uint8, black where there is no class."""
+        """Return the colour of every mask value: [256, 3] uint8, black for ids without a class."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self)] = [label.color for label in self.classes]
         return table
 
     def painted(self, colors: Mapping[str, tuple[int, int, int]]) -> LabelSet:
-        """The same classes, those that are named in other colours.
+        """Return the label set with other colours for the named classes.
 
-        Raises ValueError where the set has no such class, or a colour is none.
+        Raise ValueError if the set has no such class, or a colour is none.
         """
         unknown = sorted(set(colors) - {label.name for label in self.classes})
         if unknown:
@@ -67,5 +67,5 @@ class LabelSet:
         )
 
     def id_of(self, name: str) -> int | None:
-        """The trainId of the class of that name, None where the set has no such class."""
+        """Return the trainId of the class of that name, None if the set has no such class."""
         return next((i for i, label in enumerate(self.classes) if label.name == name), None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sizes of a network's parts, each refused where it contradicts itself."""
+"""Sizes of the parts of a network, validated when constructed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEM_GROUPS = 8
 
 @dataclass(frozen=True)
 class Source:
-    """Where the published weights of a part are, as their authors publish them.
+    """Address of the published weights of a part.
 
     sha256: of the file, None if nobody has published it. size_mb: its size, in 10⁶ bytes. name: to
     store the file under, if several are published under one name.
@@ -102,7 +102,7 @@ class VitSize:
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches: the class token and the registers."""
+        """Return the number of tokens before the patches: class token and registers."""
         return 1 + self.registers
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole network's shape and meaning."""
+"""The variant: shape and meaning of a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from depthforge_ros.variant.sizes import PATCH, Adapter, DecoderSize, DepthHeadS
 
 @dataclass(frozen=True)
 class Variant:
-    """Everything that fixes a network's shape and meaning, and nothing that runs it.
+    """Everything that defines a network's shape and meaning, and nothing about execution.
 
     depth: the depth encoder; None: one encoder, `visual`, serves masks and depth (then its `source`
     also holds the depth head). levels: visual blocks (from 0) that feed the decoder, fine to
@@ -74,5 +74,5 @@ class Variant:
 
     @property
     def grid(self) -> int:
-        """Patches along one side of the crop: the side of the position table."""
+        """Return the patches along one side of the crop, which is the position table's side."""
         return self.crop // PATCH

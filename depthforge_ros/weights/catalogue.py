@@ -75,7 +75,7 @@ def sources(variant: Variant) -> dict[str, tuple[Source, str]]:
 
 
 def is_noncommercial(licence: str) -> bool:
-    """Whether the SPDX name of a licence says NC, as Creative Commons' do."""
+    """Return whether an SPDX name has the part NC (non-commercial), as Creative Commons' do."""
     return "NC" in licence.split("-")
 
 

@@ -42,7 +42,7 @@ MADE_FROM = "depthforge.made_from"
 """Metadata key: for each part the file it came from, as JSON."""
 
 PRETRAINING_ONLY = ("head.", "fc_norm.", "lm_head.", "norm.", "rope.")
-"""Begins of names in a published visual encoder that only its own training needs."""
+"""Prefixes of names in a published visual encoder that only its pretraining needs."""
 
 REFINEMENT_OFF = "nothing: zero, so that it changes nothing"
 """Origin of the refinement decoder of a converted Rein adapter."""
@@ -62,13 +62,13 @@ class Conversion:
 
     @property
     def complete(self) -> bool:
-        """Whether it is the whole network."""
+        """Return whether it is the complete network."""
         return set(self.made_from) == {*frozen_parts(self.variant), *ADAPTER_PARTS}
 
     def halved(self) -> Conversion:
-        """The same with every weight as float16: half the bytes, widened again when loaded.
+        """Return it with every weight as float16: half the bytes, widened again when loaded.
 
-        Raises WeightsError where a weight is beyond float16's range.
+        Raise WeightsError if a weight is beyond float16's range.
         """
         state = {name: value.half() for name, value in self.state.items()}
         beyond = [name for name, value in state.items() if not value.isfinite().all()]
@@ -77,7 +77,7 @@ class Conversion:
         return replace(self, state=state)
 
     def notes(self) -> dict[str, str]:
-        """Metadata to be stored beside the weights."""
+        """Return the metadata to store with the weights."""
         return {MADE_FROM: json.dumps(dict(self.made_from))}
 
 
@@ -173,10 +173,10 @@ def _shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
 def our_names(
     file: WeightsFile, expected: Iterable[str]
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """For each key of the file our names of what it holds, and the keys that are nothing of ours.
+    """Return our names of each key of the file, and the keys that have none.
 
     expected: all of our names. Several names share a key in equal pieces of its first dimension.
-    Raises WeightsError where the keys are nobody's we know.
+    Raise WeightsError if the layout is unknown.
     """
     layout = layout_of(file.shapes)
     if layout is None:
@@ -260,7 +260,7 @@ def _fitted(
     variant: Variant,
     stored: tuple[int, int] | None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Tensors by our names, float32, kernels and position tables of the variant's grid."""
+    """Yield tensors by our names in float32, resampled to the variant's grid."""
     grid = (variant.grid, variant.grid)
     for key, tensor in file.tensors(names):
         pieces, tensor = names[key], tensor.float()

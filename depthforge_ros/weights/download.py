@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file over HTTP: resumed where it was cut off, checked, and never half there.
+"""Download of one file over HTTP, resumed after interruptions and checked.
 
-Bytes go to NAME.part beside the target, which is renamed once it is whole. A later call goes on
-where this one stopped, provided that the server can and still has the same file (RFC 9110, 14).
+Bytes go to NAME.part beside the target, which is renamed once complete. A later call resumes where
+this one stopped if the server supports it and still has the same file (RFC 9110, section 14).
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ WAIT_S = 2.0
 """Between two attempts, times the attempts that gave no byte."""
 
 BUSY = (408, 425, 429, 500, 502, 503, 504)
-"""What a server answers that may answer otherwise in a moment."""
+"""HTTP status codes of temporary failures."""
 
 
 class DownloadError(OSError):
-    """A file could not be had; the text names it, says why, and what is left on the disk."""
+    """A download failed; the text names the file, the reason and what is left on the disk."""
 
 
 class _CutOffError(Exception):
-    """The transfer ended early; another attempt may go on."""
+    """The transfer ended early; another attempt may resume it."""
 
 
 PASSING = (
@@ -52,7 +52,7 @@ PASSING = (
     TimeoutError,
     ConnectionError,
 )
-"""Errors that another attempt may not meet."""
+"""Errors after which another attempt is made."""
 
 
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
@@ -67,7 +67,7 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """See urllib. Raises DownloadError for a redirect out of encryption."""
+        """See urllib. Raise DownloadError for a redirect out of encryption."""
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise DownloadError(f"{req.full_url} redirects to {newurl}, which is not encrypted")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -75,9 +75,9 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class _Answer:
-    """start: the offset the body begins at. total: bytes of the whole file, None where not told.
+    """start: offset of the body's first byte. total: bytes of the file, None if unknown.
 
-    validator: what names this version of the file, "" where the server names none.
+    validator: ETag or date of this version of the file, "" if the server gives none.
     """
 
     start: int
@@ -93,10 +93,10 @@ def download(
     wait_s: float = WAIT_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Fetch a file unless it is there already; its SHA-256 in hexadecimal.
+    """Fetch a file unless the target exists, and return its SHA-256 in hexadecimal.
 
-    Raises DownloadError: it is not there, does not come whole, is not the expected one (it is then
-    removed), does not fit on the disk (what came is then kept), or another process fetches it.
+    Raise DownloadError if it does not exist, is incomplete or does not fit on the disk (received
+    bytes are kept), is not the expected file (it is removed), or another process fetches it.
     """
     if not url.startswith(("http://", "https://")):
         raise DownloadError(f"{url} is no address of a web server; expected http:// or https://")
@@ -134,7 +134,7 @@ def _validator_of(part: Path) -> Path:
 def _complete(
     url: str, part: Path, file: io.FileIO, checked: bool, wait: Callable[[int], None]
 ) -> None:
-    """As many attempts as it takes. checked: whether the sum of the whole is known."""
+    """Make attempts until the file is complete. checked: whether its SHA-256 is known."""
     idle = 0
     while True:
         before = part.stat().st_size
@@ -153,7 +153,7 @@ def _complete(
 
 
 def _attempt(url: str, part: Path, file: io.FileIO, checked: bool) -> None:
-    """One request, from where the file ends. Raises _CutOffError where it ended too early."""
+    """Request the bytes after the file's end. Raise _CutOffError if the body ends too early."""
     request = urllib.request.Request(
         url, headers={"User-Agent": f"depthforge_ros/{__version__}", "Accept-Encoding": "identity"}
     )
@@ -227,7 +227,7 @@ def _receive(
 ) -> None:
     have = answer.start
     name = part.name.removesuffix(".part")
-    # disable=None: no bar where nobody watches
+    # disable=None: no bar without a terminal
     with tqdm(
         total=answer.total, initial=have, desc=name, unit="B", unit_scale=True, disable=None
     ) as bar:

@@ -71,14 +71,14 @@ def inspect(path: Path, variants: Iterable[Variant]) -> Report:
 
 
 def text(report: Report) -> str:
-    """The report for people."""
+    """Return the report as text."""
     file = report.file
     count = sum(math.prod(shape) for shape in file.shapes.values())
     dtypes = sorted({str(dtype).removeprefix("torch.") for dtype in file.dtypes.values()})
     lines = [
         f"file        {file.path}",
         f"sha256      {report.sha256}",
-        f"names of    {report.layout.value if report.layout else 'nobody known'}",
+        f"names of    {report.layout.value if report.layout else 'an unknown layout'}",
         f"tensors     {len(file.shapes)}, {count / 1e6:.1f} million numbers, {', '.join(dtypes)}",
     ]
     if report.variant is not None:
@@ -139,7 +139,7 @@ def _other_shapes(
     names: Mapping[str, tuple[str, ...]],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> list[str]:
-    """Of what is not resampled: shapes that are not the variant's."""
+    """Return the shapes that differ from the variant's, of tensors that are not resampled."""
     return [
         f"{key} is {list(file.shapes[key])}, expected {list(shapes[pieces[0]])}"
         for key, pieces in names.items()

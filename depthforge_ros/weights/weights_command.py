@@ -25,7 +25,7 @@ from depthforge_ros.weights import catalogue, hub, inspection
 from depthforge_ros.weights.convert import Conversion, convert
 
 PUBLISHED = "published"
-"""Folder, beside ours, of files as their makers publish them."""
+"""Subfolder of files as their authors publish them."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; 0, or 1 where an inspected file fits no variant."""
+    """Run the action. Return 0, or 1 if an inspected file fits no variant."""
     return {"list": _list, "fetch": _fetch, "convert": _convert, "inspect": _inspect}[args.action](
         args
     )
@@ -91,7 +91,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _every_name() -> list[str]:
-    """Shipped variants, each followed by its alternatives."""
+    """Return the shipped variants, each followed by its alternatives."""
     return [
         name
         for base in variant_names()

@@ -346,7 +346,7 @@ def test_weights_of_other_networks_are_called_that(
 ) -> None:
     torch.save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     assert weights("inspect", tmp_path / "resnet.pth") == 1
-    assert lines(capsys.readouterr().out, "names of") == ["nobody known"]
+    assert lines(capsys.readouterr().out, "names of") == ["an unknown layout"]
     assert weights("inspect", tmp_path / "gone.pth") == 2
     assert f"no weights at {tmp_path / 'gone.pth'}" in capsys.readouterr().err
 

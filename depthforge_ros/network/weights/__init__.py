@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and writing weights: our files and the authors', strictly, and never by unpickling code.
+"""Reads and writes weights, our files and the authors', strictly and without unpickling code.
 
 files.py opens and writes files, names.py knows what the authors call our parameters, load.py
 fills a network.

@@ -32,11 +32,11 @@ WRAPPERS = ("state_dict", "model", "module")
 """Keys under which training programs keep the weights beside everything else."""
 
 MAPPED_BYTES = 64 << 20
-"""So much of a file is read through one mapping; what was read then stops counting as ours."""
+"""Bytes read through one mapping of a file, which is then closed to release its pages."""
 
 
 class WeightsError(ValueError):
-    """Weights are absent, damaged, or not of this network; the text says which and how."""
+    """Weights are missing, damaged, or of another network; the text says which and why."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class WeightsFile:
     config: str = field(default="", repr=False)
 
     def tensors(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Those tensors one after another. Copy what shall outlive the next one.
+        """Yield these tensors. Copy a tensor that must outlive the next one.
 
-        Raises WeightsError where the file is no longer what was opened.
+        Raise WeightsError if the file is no longer what was opened.
         """
         if self.content is not None:
             yield from ((name, self.content[name]) for name in names)
@@ -76,9 +76,9 @@ class WeightsFile:
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Names, shapes and variant of a file.
+    """Return names, shapes and variant of a file.
 
-    Raises WeightsError where it is absent, damaged, or would have to run code to load.
+    Raise WeightsError if it is absent, damaged, or would have to run code to load.
     """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}")
@@ -98,9 +98,9 @@ def open_weights(path: Path) -> WeightsFile:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Variant | None]:
-    """Tensors by name, and the variant where the file is ours and carries it.
+    """Return tensors by name, and the variant if the file is ours and stores it.
 
-    Raises WeightsError where the file is absent, damaged, or would have to run code to load.
+    Raise WeightsError if the file is absent, damaged, or would have to run code to load.
     """
     file = open_weights(path)
     return dict(file.tensors(file.shapes)), file.variant
@@ -112,9 +112,9 @@ def save_weights(
     path: Path,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write our kind of file: safetensors with the variant inside, whole or not at all.
+    """Write a safetensors file with the variant in its metadata, atomically.
 
-    notes: further metadata, say training step or figures. Raises OSError; an older file of that
+    notes: further metadata, say training step or figures. Raise OSError; an older file of that
     name is then untouched.
     """
     metadata = {VARIANT_KEY: json.dumps(variant_to_mapping(variant)), **(notes or {})}
@@ -170,7 +170,7 @@ def _unpickled(path: Path) -> Any:
         needs = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
             f"it needs {needs[1]!r} beside tensors, and loading that could run code; "
-            "ask its makers for the bare weights, or save them alone where you trust the file"
+            "ask its authors for the bare weights, or save them alone if you trust the file"
             if needs
             else " ".join(str(error).split())
         )
@@ -194,13 +194,13 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 class _Inert:
-    """Stands where a training log's object would, takes whatever it is given and does nothing."""
+    """Replaces the objects of a training log; accepts any arguments and ignores them."""
 
     def __new__(cls, *_: object) -> _Inert:
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
-        """Forget it."""
+        """Ignore the state."""
 
 
 TRAINING_LOG = (
@@ -213,11 +213,11 @@ TRAINING_LOG = (
     "numpy.dtype",
     "builtins.getattr",
 )
-"""What mmengine stores beside the weights: its loss curves. None of it is needed, so none runs."""
+"""Types of the loss curves that mmengine stores with the weights; replaced by `_Inert`."""
 
 
 def _inert_training_log() -> AbstractContextManager[None]:
-    """While it lasts, those names unpickle to objects that do nothing, instead of a refusal."""
+    """Return a context in which TRAINING_LOG unpickles to inert objects instead of failing."""
     safe_globals = getattr(torch.serialization, "safe_globals", None)  # from PyTorch 2.5 on
     if safe_globals is None:
         return nullcontext()

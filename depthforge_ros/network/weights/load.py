@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filling a network from files of weights, strictly."""
+"""Loads files of weights into a network, strictly."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from depthforge_ros.network.weights.sizes import other_sizes, shapes_by_our_name
 from depthforge_ros.variant import Variant, variant_differences
 
 ENCODER_PARTS = ("visual", "depth", "depth_head")
-WHATEVER_READS_IT = {"name", "crop", "mean", "std"}
-"""Fields of a variant that bind every part."""
+COMMON_FIELDS = {"name", "crop", "mean", "std"}
+"""Fields of a variant that every part depends on."""
 
 MAX_LISTED = 12
 """Faults of names that an error lists."""
@@ -80,7 +80,7 @@ def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) ->
 
 
 def last_parts(held: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Return of each file what no later file holds, part by part.
+    """Return for each file the parts that no later file holds.
 
     held: our name of each key, by file.
     """
@@ -105,7 +105,7 @@ def listed(faults: Sequence[str], paths: Sequence[Path]) -> list[str]:
 
 
 def _parts_by_file(files: Mapping[str, Path]) -> dict[Path, list[str]]:
-    """Which parts of the network each file gave. files: by our names."""
+    """Return the parts of the network by file. files: by our names."""
     parts: dict[Path, list[str]] = {}
     for name, path in files.items():
         given = parts.setdefault(path, [])
@@ -115,7 +115,7 @@ def _parts_by_file(files: Mapping[str, Path]) -> dict[Path, list[str]]:
 
 
 def refuse_other_networks(file: WeightsFile) -> None:
-    """Raises WeightsError for a network that looks like ours and is not."""
+    """Raise WeightsError for a Rein checkpoint as published."""
     if layout_of(file.shapes) is Layout.REIN:
         raise WeightsError(
             f"{file.path} is a Rein checkpoint as published; "
@@ -153,14 +153,14 @@ def refuse_other_encoders(file: WeightsFile, expected: Variant) -> None:
 def refuse_other_variants(
     file: WeightsFile, stored: Variant, expected: Variant, names: Iterable[str]
 ) -> None:
-    """Raises WeightsError where the file's variant differs in what the parts it holds depend on.
+    """Raise WeightsError if the file's variant differs in a field that its parts depend on.
 
     names: ours, of what the file holds. Encoders serve any adapter, whatever its label set.
     """
     differences = variant_differences(stored, expected)
     parts = {name.partition(".")[0] for name in names}
     if parts and parts <= set(ENCODER_PARTS):
-        binding = parts | WHATEVER_READS_IT
+        binding = parts | COMMON_FIELDS
         differences = [d for d in differences if d.partition(":")[0].partition(".")[0] in binding]
     if differences:
         raise WeightsError(

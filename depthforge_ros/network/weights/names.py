@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the authors' checkpoints call our parameters, and whose names a file uses."""
+"""Names of our parameters in the authors' checkpoints, and detection of a file's layout."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ AUTHOR_INFIXES: dict[str, dict[str, str]] = {
         "_attn.out_proj.": "_attn.attn.out_proj.",
     },
 }
-"""Within names of ours that begin so: our part -> the authors'."""
+"""By prefix of our names: our substring -> the authors'."""
 
 STORED_BUT_UNUSED = ("mask_token", "refinenet4.resConfUnit1.", "rope.freqs_")
 """Parts of names that author files hold and no forward pass reads: ours computes its rotations."""
 
 
 class Layout(Enum):
-    """Whose names a file uses; the value says it in words."""
+    """Convention of the names in a file; the value describes it."""
 
     OURS = "depthforge_ros"
     AUTHORS = "a DepthForge training checkpoint"
@@ -83,11 +83,11 @@ class Layout(Enum):
 
 
 OFFICIAL = (Layout.DEPTH_ANYTHING, Layout.DINOV2, Layout.EVA02)
-"""As their makers publish them: 14-pixel patches, and names that do not say which part it is."""
+"""Published encoders: 14-pixel patches, and names without the part of the network."""
 
 
 def layout_of(names: Collection[str]) -> Layout | None:
-    """Whose names these are, None where they are nobody's we know."""
+    """Return the layout of these names, None if unknown."""
 
     def any_begins(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in names)
@@ -109,7 +109,7 @@ def layout_of(names: Collection[str]) -> Layout | None:
 
 
 def author_name(name: str) -> str:
-    """What the authors' checkpoints call one of our parameters."""
+    """Return the name of one of our parameters in the authors' checkpoints."""
     prefix = next((p for p in AUTHOR_PREFIXES if name.startswith(p)), None)
     if prefix is None:
         raise KeyError(f"{name} has no name in the authors' checkpoints")

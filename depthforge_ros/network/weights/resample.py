@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published encoders see 14-pixel patches on a square grid; ours see 16-pixel ones on any grid.
+"""Resamples published encoders from 14-pixel patches on a square grid to 16-pixel ones on any grid.
 
 Both are interpolated as the authors of DepthForge do it: bicubic, corners not aligned, to a given
 size (not by a factor), without antialiasing. DINOv2 trained its encoders with registers with
@@ -18,7 +18,7 @@ from depthforge_ros.variant import PATCH
 
 
 def resample_kernel(kernel: Tensor, side: int = PATCH) -> Tensor:
-    """The kernel of a patch embedding for another patch: [C, 3, h, w] -> [C, 3, side, side]."""
+    """Return a patch embedding's kernel for another patch: [C, 3, h, w] -> [C, 3, side, side]."""
     if tuple(kernel.shape[2:]) == (side, side):
         return kernel
     return F.interpolate(kernel, (side, side), mode="bicubic", align_corners=False)
@@ -31,11 +31,11 @@ def resample_positions(
     *,
     antialias: bool = False,
 ) -> Tensor:
-    """A position table for another grid: [1, 1 + h·w, C] -> [1, 1 + rows·columns, C].
+    """Return a position table for another grid: [1, 1 + h·w, C] -> [1, 1 + rows·columns, C].
 
     The first position is the class token's and stays. grid: rows and columns expected. stored: rows
-    and columns the table has; a square where it is not given. Raises ValueError naming the number
-    of positions where that cannot be.
+    and columns the table has; a square where it is not given. Raise ValueError naming the number
+    of positions if that cannot be.
     """
     positions = table.shape[1] - 1
     if stored is None:

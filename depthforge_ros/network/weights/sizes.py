@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the shapes in a file say of the network they belong to, in the words of a variant."""
+"""Sizes of the network that a file belongs to, from its shapes and its configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def shapes_by_our_names(shapes: Shapes, names: Mapping[str, tuple[str, ...]]) -> Shapes:
-    """Also of blocks that only the file has, so that they can be counted.
+    """Return shapes by our names, also of blocks that only the file has, so they can be counted.
 
     shapes: by the file's keys. names: ours, for those keys that we have.
     """
@@ -31,7 +31,7 @@ def shapes_by_our_names(shapes: Shapes, names: Mapping[str, tuple[str, ...]]) ->
 
 
 def encoder_sizes(shapes: Shapes, part: str) -> tuple[int, int] | None:
-    """Width and number of blocks of `visual` or `depth`, None where the file has no such part.
+    """Return width and number of blocks of `visual` or `depth`, None if the file has no such part.
 
     shapes: by our names.
     """
@@ -43,13 +43,13 @@ def encoder_sizes(shapes: Shapes, part: str) -> tuple[int, int] | None:
 
 
 def label_count(shapes: Shapes) -> int | None:
-    """How many classes the head tells apart, None where the file has no such head."""
+    """Return the number of classes of the head, None if the file has no head."""
     classes = shapes.get("mask_decoder.class_head.weight")
     return None if classes is None else classes[0] - 1  # the last is "no object"
 
 
 def token_sizes(shapes: Shapes) -> tuple[int, int, int] | None:
-    """Layers, tokens a layer and rank of the tokens, None where the file has none."""
+    """Return layers, tokens a layer and rank of the tokens, None if the file has none."""
     tokens = shapes.get("tokens.a")
     return tokens if tokens is not None and len(tokens) == 3 else None
 
