@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,18 +204,23 @@ def test_values_that_act_in_configure_are_refused_while_active(
 
 def test_a_stalled_input_is_a_warning(domain: int, bench: Bench, tmp_path: Path) -> None:
     heard = bench.hear("semantic")
-    with running_node(domain, tmp_path, checkpoint="instant", stall_after_s=0.5) as node:
+    with running_node(
+        domain, tmp_path, checkpoint="instant", stall_after_s=0.5, stall_error_after_s=1.5
+    ) as node:
         bench.spin_until(
             lambda: bool(bench.diagnostics) and bench.status().message.startswith("no image yet")
         )
-        assert bench.status().level == DiagnosticStatus.WARN
+        bench.spin_until(lambda: bench.status().level == DiagnosticStatus.ERROR)
         bench.exchange(image_message(0), heard)
-        bench.spin_until(lambda: bench.status().message.startswith("input stalled: no image on /"))
+        bench.spin_until(lambda: bench.status().message.startswith("checkpoint 'instant'"))
         assert bench.status().level == DiagnosticStatus.WARN
+        bench.spin_until(lambda: bench.status().message.startswith("input stalled: no image on /"))
+        bench.spin_until(lambda: bench.status().level == DiagnosticStatus.ERROR)
         # What it listens to, and every change of level, is in the log too.
         listening = "active: listening to /image (sensor_msgs/Image, best effort, depth 1), "
         assert f"{listening}/camera_info (sensor_msgs/CameraInfo, best effort, depth 1)" in node.log
-        assert "depthforge: inference: WARN: " in node.log
+        text = r"depthforge: inference: (OK|WARN|ERROR): "
+        assert re.findall(text, node.log)[:4] == ["WARN", "ERROR", "WARN", "ERROR"]
 
 
 def test_shutdown_ends_the_lifecycle_and_not_the_process(

@@ -21,10 +21,9 @@ TICK_S = 0.25
 TICKS_PER_REPORT = 4
 
 _LEVELS = {
-    DiagnosticStatus.OK: ("OK", "info"),
-    DiagnosticStatus.WARN: ("WARN", "warning"),
-    DiagnosticStatus.ERROR: ("ERROR", "error"),
-    DiagnosticStatus.STALE: ("STALE", "error"),
+    DiagnosticStatus.OK: "OK",
+    DiagnosticStatus.WARN: "WARN",
+    DiagnosticStatus.ERROR: "ERROR",
 }
 
 
@@ -84,9 +83,17 @@ class Heartbeat:
         """Log the message of a status whose level changed."""
         before = self._levels.get(status.name, DiagnosticStatus.OK)
         self._levels[status.name] = status.level
-        if status.level != before:
-            name, level = _LEVELS[status.level]
-            getattr(self._node.get_logger(), level)(f"{status.name}: {name}: {status.message}")
+        if status.level == before:
+            return
+        text = f"{status.name}: {_LEVELS[status.level]}: {status.message}"
+        logger = self._node.get_logger()
+        # A line each: rclpy allows one severity for every line of code that logs.
+        if status.level == DiagnosticStatus.ERROR:
+            logger.error(text)
+        elif status.level == DiagnosticStatus.WARN:
+            logger.warning(text)
+        else:
+            logger.info(text)
 
     def _source(self, camera: str, topic: str) -> Source:
         """What is on a camera's topics now."""
