@@ -44,7 +44,7 @@ def test_every_operator_of_every_variant_is_converted(variant):
     folded = Folded(network, torch.float16, Sampling.GATHER)
     found = audit(export_network(folded, 64, 96, images_type=torch.float32))
     assert found.fallbacks == {}
-    assert found.operators["aten.scaled_dot_product_attention.default"] >= 8
+    assert found.operators["aten.scaled_dot_product_attention.default"] >= 6
     assert found.operators["aten.index_select.default"] >= 12  # deformable attention, gathered
     assert not [name for name in found.operators if "grid_sampler" in name]
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import rclpy.logging
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from depthforge_ros.engine import INSTANT, UNTRAINED, Journal
@@ -17,6 +19,7 @@ from depthforge_ros.ros.node.diagnostics import (
     Source,
     status,
 )
+from depthforge_ros.ros.node.heartbeat import Heartbeat
 from depthforge_ros.ros.node.parameters import Parameters
 from depthforge_ros.ros.node.statistics import Statistics
 
@@ -387,3 +390,14 @@ def test_all_causes_are_told_and_the_worst_one_first(clock: Clock, statistics: S
         ERROR,
         "input stalled: no image on /image for 6.0 s; stamps are zero: 1",
     )
+
+
+def test_every_change_of_level_is_logged_and_none_ends_the_heartbeat(capfd) -> None:
+    """rclpy refuses a line of code that logs with another severity than before."""
+    logger = rclpy.logging.get_logger("levels")
+    node = SimpleNamespace(get_logger=lambda: logger)
+    heartbeat = SimpleNamespace(_levels={}, _node=node)
+    for level in (WARN, ERROR, OK, ERROR, WARN, OK):
+        Heartbeat._log(heartbeat, DiagnosticStatus(name="node", level=level, message="x"))
+    logged = [line.split("]: ")[1] for line in capfd.readouterr().err.splitlines()]
+    assert logged == [f"node: {name}: x" for name in ("WARN", "ERROR", "OK", "ERROR", "WARN", "OK")]
