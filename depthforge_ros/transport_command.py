@@ -7,6 +7,7 @@ The shipped profile (config/fastdds.xml) is the template; only its two sizes cha
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from depthforge_ros.resources import shipped_folder
 
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 """Environment variables that name the profile, for Fast DDS 2 and 3."""
+
+DEFAULT_PROFILES = ("DEFAULT_FASTRTPS_PROFILES.xml", "DEFAULT_FASTDDS_PROFILES.xml")
+"""Files in the working folder that Fast DDS reads by itself."""
+
+NO_PROFILE = "SKIP_DEFAULT_XML"
+"""Environment variable that makes Fast DDS read none of them."""
 
 MIB = 1 << 20
 RGB8_BYTES = 3
@@ -68,6 +75,19 @@ def profile(width: int, height: int, cameras: int) -> str:
         if count != 1:
             raise ValueError(f"config/fastdds.xml has {count} commented {name}; expected 1")
     return text
+
+
+def use_shipped_profile() -> None:
+    """Make Fast DDS use config/fastdds.xml in this process, unless the user chose a profile.
+
+    Call it before rclpy.init. Without a profile, images above half a megabyte get lost. One is
+    chosen by PROFILE_VARIABLES or DEFAULT_PROFILES, and none by NO_PROFILE.
+    """
+    chosen = any(name in os.environ for name in (*PROFILE_VARIABLES, NO_PROFILE))
+    if chosen or any(Path(name).is_file() for name in DEFAULT_PROFILES):
+        return
+    shipped = str(shipped_folder("config") / "fastdds.xml")
+    os.environ.update(dict.fromkeys(PROFILE_VARIABLES, shipped))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

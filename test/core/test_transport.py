@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from argparse import ArgumentParser
 from pathlib import Path
@@ -91,3 +92,24 @@ def test_the_cyclone_file_asks_for_no_more_than_the_doctor_looks_for() -> None:
     assert buffer.get("min") == "10MB"
     assert "CYCLONE_BYTES = 10_000_000\n" in source
     assert root.find(".//MaxMessageSize", space).text == "65500B"
+
+
+def test_the_shipped_profile_is_chosen_unless_the_user_chose_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fastrtps, fastdds = transport_command.PROFILE_VARIABLES
+    monkeypatch.chdir(tmp_path)
+    shipped = str(ROOT / "config" / "fastdds.xml")
+    for before, after in (
+        ({}, {fastrtps: shipped, fastdds: shipped}),
+        ({fastrtps: "mine.xml"}, {fastrtps: "mine.xml"}),
+        ({fastdds: "mine.xml"}, {fastdds: "mine.xml"}),
+        ({transport_command.NO_PROFILE: "1"}, {transport_command.NO_PROFILE: "1"}),
+    ):
+        monkeypatch.setattr("os.environ", dict(before))
+        transport_command.use_shipped_profile()
+        assert os.environ == after
+    (tmp_path / "DEFAULT_FASTRTPS_PROFILES.xml").write_text("mine")
+    monkeypatch.setattr("os.environ", {})
+    transport_command.use_shipped_profile()
+    assert os.environ == {}

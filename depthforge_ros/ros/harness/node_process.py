@@ -16,7 +16,7 @@ from pathlib import Path
 from depthforge_ros.interrupt import ENDING, on_signals
 from depthforge_ros.resources import shipped_folder
 from depthforge_ros.ros.harness.recorder import Recorder
-from depthforge_ros.transport_command import PROFILE_VARIABLES
+from depthforge_ros.transport_command import NO_PROFILE, PROFILE_VARIABLES
 
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 15.0
@@ -50,7 +50,7 @@ def environment(domain_id: int | None, *, profile: bool = True) -> dict[str, str
     """Loopback only, in a domain of its own, so that no vehicle and no neighbour is disturbed.
 
     domain_id: None: a free one. profile: whether Fast DDS gets the shipped profile, without which
-    large images get lost. Raises ValueError where there is no such domain.
+    large images get lost. Raises ValueError if there is no such domain.
     """
     if domain_id is None:
         domain_id = free_domain()
@@ -61,16 +61,17 @@ def environment(domain_id: int | None, *, profile: bool = True) -> dict[str, str
         "ROS_DOMAIN_ID": str(domain_id),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
-    for name in PROFILE_VARIABLES:
+    for name in (*PROFILE_VARIABLES, NO_PROFILE):
         env.pop(name, None)
-        if profile:
-            env[name] = str(shipped_folder("config") / "fastdds.xml")
-    return env
+    if not profile:
+        return {**env, NO_PROFILE: "1"}
+    shipped = str(shipped_folder("config") / "fastdds.xml")
+    return {**env, **dict.fromkeys(PROFILE_VARIABLES, shipped)}
 
 
 def use(env: Mapping[str, str]) -> None:
     """Make this process, which listens too, part of the same environment."""
-    for name in PROFILE_VARIABLES:
+    for name in (*PROFILE_VARIABLES, NO_PROFILE):
         os.environ.pop(name, None)
     os.environ.update(env)
 

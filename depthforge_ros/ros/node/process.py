@@ -26,6 +26,7 @@ from depthforge_ros.cpu_tuning import calm_idle_threads, keep_freed_memory
 from depthforge_ros.ros.node.node import DepthForgeNode
 from depthforge_ros.ros.node.parameter_descriptors import declarations
 from depthforge_ros.ros.node.parameter_node import integer_for_double
+from depthforge_ros.transport_command import use_shipped_profile
 
 RCLError = rclpy_implementation.RCLError
 
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     calm_idle_threads()
     keep_freed_memory()
+    use_shipped_profile()
     # Handlers of our own: rclpy's end the context under running callbacks, and Python's raises
     # KeyboardInterrupt into whatever line is running.
     signals: list[int] = []

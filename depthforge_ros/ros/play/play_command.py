@@ -21,6 +21,7 @@ from depthforge_ros.ros.bags.calibration_file import read_camera_info
 from depthforge_ros.ros.bags.layout import is_bag, is_video
 from depthforge_ros.ros.play.image_folder import ImageFolder, calibrated_by, pinhole
 from depthforge_ros.ros.play.publisher import Source, play
+from depthforge_ros.transport_command import use_shipped_profile
 
 PARTIAL = 3
 """Exit status: something was left out."""
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--wait-for-node is {args.wait_for_node!r}; expected a name from / on")
     stop = threading.Event()
     with on_signals(lambda *_: stop.set()), _opened(args) as source:
+        use_shipped_profile()
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
             node = Node("depthforge_play", enable_rosout=False, start_parameter_services=False)
