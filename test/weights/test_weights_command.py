@@ -132,6 +132,7 @@ def test_the_list_has_every_part_its_size_licence_and_presence(
     assert row(text, "dinov2_l", "depth") == ["dinov2_l", "depth", "1336", *noncommercial]
     assert row(text, "dinov2_l", "adapter")[2] == "112"
     assert "dinov2_s+outdoor" in text
+    assert row(text, "dinov2_s+rein_gta5", "adapter")[3:] == ["GPL-3.0", "no"]
     assert f"folder: {folder}" in text
 
 
