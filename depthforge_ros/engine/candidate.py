@@ -181,15 +181,9 @@ class Candidates:
         return worst(verdicts)
 
 
-def preferred_backends(backend: str, device: torch.device) -> tuple[str, ...]:
-    """Return what AUTO means on a device, the fastest first; a named backend stands alone.
-
-    On a CPU that is eager, which is tuned for it and as fast as what takes minutes to compile
-    (docs/performance.md).
-    """
-    if backend != AUTO:
-        return (backend,)
-    return (*BACKENDS, EAGER) if device.type == "cuda" else (EAGER,)
+def preferred_backends(backend: str) -> tuple[str, ...]:
+    """Return what AUTO means, the fastest first; a named backend stands alone."""
+    return (*BACKENDS, EAGER) if backend == AUTO else (backend,)
 
 
 def candidate_pairs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -23,6 +24,8 @@ from depthforge_ros.variant import load_variant
 MAX_BACKGROUND_SHAPES = 4
 """Builds of one process in the background: a bag with images of many sizes must not build forever.
 """
+BATCHES_BEFORE_BUILD = 20
+"""Of one shape, on a CPU with AUTO: a build takes the processor for up to a minute."""
 CLOSE_S = 5.0
 
 
@@ -48,19 +51,15 @@ def select_engine(
         candidates = Candidates(
             request, journal, lambda: keep_going() and not stopped.is_set(), build
         )
-        pairs = candidates.pairs(preferred_backends(request.backend, candidates.device))
+        pairs = candidates.pairs(preferred_backends(request.backend))
         if request.backend == AUTO:  # what nobody asked for by name is not reported as missing
             pairs = [pair for pair in pairs if not _missing(pair[0], candidates.device)]
         engine = None
         for backend, precision in pairs:
             if not keep_going():
                 raise CancelledError
-            if (
-                request.background
-                and _can_build(backend, candidates.device)
-                and not candidates.shapes(backend, precision)
-            ):
-                continue  # it is built once the size of images is known
+            if _left_for_later(candidates, backend, precision):
+                continue
             engine = _checked(candidates, backend, precision, journal)
             if engine is not None:
                 break
@@ -73,7 +72,8 @@ def select_engine(
     finally:
         journal.proceed("")
     if request.background and (later := _at_least_as_fast(pairs, selected, candidates.device)):
-        BackgroundBuilds(selected, candidates, later, journal, stopped)
+        after = BATCHES_BEFORE_BUILD if _is_auto_on_cpu(request, candidates.device) else 1
+        BackgroundBuilds(selected, candidates, later, journal, stopped, after)
     return selected
 
 
@@ -81,6 +81,7 @@ class BackgroundBuilds:
     """Builds the engine for every new shape of a batch in a thread, and lets it take over.
 
     pairs: backend and precision to try, the fastest first. stopped: set by close; builds end then.
+    after: batches of a shape that are counted before its engine is built.
     """
 
     def __init__(
@@ -90,7 +91,10 @@ class BackgroundBuilds:
         pairs: Sequence[tuple[str, str]],
         journal: Journal,
         stopped: threading.Event,
+        after: int = 1,
     ) -> None:
+        self._after = after
+        self._counts: Counter[torch.Size] = Counter()
         self._selected = selected
         self._candidates = candidates
         self._pairs = pairs
@@ -105,6 +109,9 @@ class BackgroundBuilds:
     def _request(self, sizes: torch.Size) -> None:
         """Queue the build for a batch [B, 3, h, w] unless an engine takes it or it was queued."""
         if sizes in self._seen or len(self._seen) >= MAX_BACKGROUND_SHAPES:
+            return
+        self._counts[sizes] += 1
+        if self._counts[sizes] < self._after:
             return
         self._seen.add(sizes)
         batch, _, height, width = sizes
@@ -153,6 +160,28 @@ class BackgroundBuilds:
         self._queue.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_S)
+
+
+def _left_for_later(candidates: Candidates, backend: str, precision: str) -> bool:
+    """Return whether a backend is not built now, because sizes are unknown or nobody waits for it.
+
+    On a CPU, AUTO builds nothing while the caller waits: eager starts at once.
+    """
+    request = candidates.request
+    if backend == EAGER:
+        return False
+    if _is_auto_on_cpu(request, candidates.device):
+        cached = candidates.compiler.cached_shapes(backend, precision)
+        return not cached or not set(request.shapes) <= set(cached)
+    return (
+        request.background
+        and _can_build(backend, candidates.device)
+        and not candidates.shapes(backend, precision)
+    )
+
+
+def _is_auto_on_cpu(request: Request, device: torch.device) -> bool:
+    return request.backend == AUTO and device.type == "cpu"
 
 
 def _missing(backend: str, device: torch.device) -> bool:

@@ -117,11 +117,14 @@ def test_without_shapes_a_named_backend_takes_what_is_in_the_cache(cache, tmp_pa
     assert not (tmp_path / "empty").exists()
 
 
-def test_auto_is_eager_on_a_cpu_and_waits_for_no_compiler(cache):
+def test_auto_on_a_cpu_takes_the_cache_and_waits_for_no_compiler(cache, tmp_path):
     engine, journal = ready(cache, backend="auto")
+    assert (engine.backend, engine.precision) == ("stored", "fp32")
+    empty = EngineCache(tmp_path / "empty")
+    engine, journal = ready(empty, backend="auto")
     assert (engine.backend, engine.precision) == ("eager", "fp32")
     assert journal.refused == ()
-    engine, journal = ready(cache, backend="auto", precision="bf16")
+    engine, journal = ready(empty, backend="auto", precision="bf16")
     assert (engine.backend, engine.precision) == ("eager", "bf16")
     assert journal.self_check.startswith("eager bf16: labels agree on 100.00%")
 
@@ -362,10 +365,8 @@ def test_batches_are_cut_and_filled_to_what_was_compiled():
 
 
 def test_the_fastest_are_tried_first():
-    cuda = torch.device("cuda")
-    assert preferred_backends("auto", cuda) == ("tensorrt", "stored", "eager")
-    assert preferred_backends("auto", CPU) == ("eager",)
-    assert preferred_backends("stored", CPU) == ("stored",)
+    assert preferred_backends("auto") == ("tensorrt", "openvino", "stored", "eager")
+    assert preferred_backends("stored") == ("stored",)
     pairs = candidate_pairs(("tensorrt", "eager"), "auto", CPU)
     halves = [(b, p) for p in fast_precisions(CPU) for b in ("tensorrt", "eager")]
     assert pairs == [*halves, ("tensorrt", "fp32")]
