@@ -205,7 +205,7 @@ def test_values_that_act_in_configure_are_refused_while_active(
 def test_a_stalled_input_is_a_warning(domain: int, bench: Bench, tmp_path: Path) -> None:
     heard = bench.hear("semantic")
     with running_node(
-        domain, tmp_path, checkpoint="instant", stall_after_s=0.5, stall_error_after_s=1.5
+        domain, tmp_path, checkpoint="instant", stall_after_s=1.5, stall_error_after_s=3.0
     ) as node:
         bench.spin_until(
             lambda: bool(bench.diagnostics) and bench.status().message.startswith("no image yet")

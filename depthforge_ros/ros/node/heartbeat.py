@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -64,9 +65,13 @@ class Heartbeat:
                 self._watch_listeners(snapshot)
                 if ticks % TICKS_PER_REPORT == 0:
                     self._report(snapshot)
-            except Exception:  # the context ended since
-                if self._node.context.ok():
-                    raise
+            except Exception:
+                if not self._node.context.ok():
+                    return
+                # Diagnostics must go on: a silent node looks like a dead one.
+                self._node.get_logger().error(
+                    f"diagnostics failed: {traceback.format_exc()}", throttle_duration_sec=5.0
+                )
 
     def _report(self, snapshot: Snapshot) -> None:
         report = DiagnosticArray()
