@@ -68,7 +68,7 @@ setup(
             "rosbags>=0.11,<0.12",
             "zstandard",
         ],
-        "view": ["rerun-sdk>=0.23"],  # 170 MB, with its viewer; works without a network
+        "view": ["rerun-sdk>=0.39"],  # 170 MB, with its viewer; works without a network
         "hub": ["huggingface_hub"],  # for `weights fetch`: mirrors, tokens, faster transfers
         "train": ["matplotlib", "pillow", "scipy", "tensorboard"],
         "test": [

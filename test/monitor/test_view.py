@@ -76,11 +76,18 @@ def test_points_are_the_valid_ones_with_their_colours() -> None:
         (["--max-depth", "0"], "--max-depth is 0.0; expected a number above 0"),
         (["--seconds", "nan"], "--seconds is nan; expected a number above 0"),
         (["--save", "THERE"], "--save is THERE, which exists already"),
+        ([], "no window without DISPLAY or WAYLAND_DISPLAY; give --web or --save FILE.rrd"),
     ],
 )
 def test_bad_input_is_one_line(
-    options: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    line: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
     there = tmp_path / "there.rrd"
     there.touch()
     words = [str(there) if word == "THERE" else word for word in options]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
                 live.update(screen(watch.rows(), STALE_S), refresh=True)
                 return True
 
-            spin(node, redraw, REFRESH_S)
+            with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+                spin(node, redraw, REFRESH_S)
     return 0
 
 
@@ -126,5 +128,6 @@ def _lines(node: Node, watch: Watch) -> int:
                 print(line(report, before), flush=True)
         return True
 
-    spin(node, step, REFRESH_S)
+    with contextlib.suppress(KeyboardInterrupt):
+        spin(node, step, REFRESH_S)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from depthforge_ros.ros.monitor.rerun_log import RerunLog
 
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -61,6 +63,11 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a number above 0")
     if args.save and args.save.exists():
         raise ValueError(f"--save is {args.save}, which exists already")
+    window = not (args.save or args.web)
+    if window and sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS)):
+        raise ValueError(
+            f"no window without {' or '.join(DISPLAYS)}; give --web or --save FILE.rrd"
+        )
     try:
         from depthforge_ros.ros.monitor.rerun_log import RerunLog
     except ModuleNotFoundError as error:
