@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frame in, Prediction out: the only place that resizes, cuts windows, merges and argmaxes.
 
-Node, bag tools, evaluation and benchmark all call the same Pipeline, so what is measured is what
-drives.
+Node, bag tools, evaluation and benchmark call the same Pipeline, so reports describe what the
+vehicle runs.
 """
 
 from depthforge_ros.pipeline.loading import select_pipeline

@@ -18,10 +18,10 @@ RANGE_SHARE = 0.999
 
 
 def metres_per_unit(frame: Frame, height: int, width: int, variant: Variant) -> float:
-    """What the head's depth of a frame inferred at height x width is to be multiplied with.
+    """Return the factor from the head's depth to metres, for a frame inferred at height x width.
 
-    The ratio of the frame's focal length, at the size of inference, to that of the camera in whose
-    metres the head answers (Metric3D, arXiv 2307.10984); 1 where the head knows no camera.
+    It is the frame's focal length at the size of inference over the focal length that the head was
+    trained for (Metric3D, arXiv 2307.10984); 1 if the head has none or the frame's is unknown.
     """
     if variant.depth_head.focal_px is None or frame.focal_px is None:
         return 1.0
@@ -32,12 +32,12 @@ def metres_per_unit(frame: Frame, height: int, width: int, variant: Variant) -> 
 def finish_depth(
     depth: Tensor, size: tuple[int, int], labels: Tensor, variant: Variant, metres: float
 ) -> Tensor:
-    """Depth [h, w] at `size`, [H, W] float32, nearest: nothing is interpolated across edges.
+    """Resize depth [h, w] to `size`, [H, W] float32, by nearest: edges are not interpolated.
 
-    Metric depth: multiplied with `metres`; +Inf beyond the head's range and, where depth does not
-    contradict the label, in the sky; NaN where it does, and where depth is not a positive number
-    (REP-117). A white truck taken for sky must not become free space. Relative depth is left as
-    it is.
+    Metric depth is multiplied by `metres`. It is +Inf beyond the head's range, and in the sky if
+    the depth there is far; NaN in the sky if the depth is near, and where depth is not a positive
+    number (REP-117): a white truck labelled as sky must not become free space. Relative depth is
+    only resized.
     """
     limit_m = variant.depth_head.max_depth_m
     depth = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]  # [H, W]

@@ -17,16 +17,16 @@ from depthforge_ros.frame import UNLABELLED
 def label_pixels(
     scores: Tensor, size: tuple[int, int], threshold: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Argmax of the scores [K, h, w] enlarged bilinearly to `size`, and how certain it is.
+    """Return labels and confidence of scores [K, h, w] resized bilinearly to `size`.
 
-    Returns labels [H, W] uint8, 255 where the certainty is below the threshold, and confidence
-    [H, W] uint8, 255 times the certainty: the winner's score over the sum of all scores, or over 1
-    where they sum to less, because no query claims the pixel.
+    labels: argmax [H, W] uint8, 255 where the certainty is below the threshold. confidence:
+    [H, W] uint8, 255 times the certainty, which is the best score over the sum of all scores, or
+    over 1 if the sum is less, because no query covers the pixel.
 
-    Enlarging all K maps is not needed. Where the four neighbours of a pixel agree on a class, no
-    convex combination of their scores prefers another, so only pixels between disagreeing
-    neighbours are computed class by class, and the labels are the same. Their confidence is exact
-    too; elsewhere it is that of the nearest coarse pixel.
+    Not all K maps are resized. Where the four neighbours of a pixel have the same class, no convex
+    combination of their scores has another, so only pixels between neighbours of different classes
+    are computed class by class, and the labels are the same. Their confidence is exact; elsewhere
+    it is that of the nearest coarse pixel.
     """
     scores = scores.float()
     best, winner = _best(scores)  # [h, w]
@@ -36,7 +36,7 @@ def label_pixels(
         return labels, confidence
     rows = _neighbours(scores.shape[1], size[0], scores.device)
     columns = _neighbours(scores.shape[2], size[1], scores.device)
-    labels, confidence = (_enlarged(image, rows, columns) for image in (labels, confidence))
+    labels, confidence = (_resize_nearest(image, rows, columns) for image in (labels, confidence))
     cells = _cells_between_different(winner)
     y, x, inside = _fine_pixels(*cells, rows, columns)  # [n, oy, ox] each
     between = _Between(*cells, rows.weight[y[:, :, 0]], columns.weight[x[:, 0]])
@@ -50,9 +50,9 @@ def label_pixels(
 
 
 def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of scores [K, ...] and the first class that has it: [...] each.
+    """Return the largest of scores [K, ...] and the first class that has it: [...] each.
 
-    On a CPU OpenCV passes over the maps in a third of the time that torch.max takes.
+    On a CPU OpenCV takes a third of torch.max's time.
     """
     if scores.device.type != "cpu" or scores.dim() != 3:
         return scores.max(0)
@@ -69,9 +69,9 @@ def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
 def _thresholded(
     winner: Tensor, best: Tensor, total: Tensor, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """Labels and confidence as bytes, of winners with their score and the sum of all scores.
+    """Return labels and confidence as bytes from the best class, its score and the sum of all.
 
-    Scores that are not numbers have no winner and no certainty.
+    Pixels whose scores are NaN are unlabelled with confidence 0.
     """
     certainty = best / total.clamp_min(1.0)
     labels = winner.to(torch.uint8).masked_fill(~(certainty >= threshold), UNLABELLED)
@@ -80,11 +80,11 @@ def _thresholded(
 
 @dataclass(frozen=True)
 class _Neighbours:
-    """Where each of `fine` positions lies among `coarse` ones: [fine] each.
+    """Positions of `fine` pixels among `coarse` ones along one axis: [fine] each.
 
     Bilinear with half-pixel centres, clamped at the borders (torch's align_corners=False): between
-    `lower` and the next, with `weight` for the next. first, count: [coarse], the fine positions
-    whose lower neighbour a coarse one is; most: of count.
+    `lower` and the next one, with `weight` for the next one. first, count: [coarse], the range of
+    fine pixels whose lower neighbour is that coarse one. max_count: the largest count.
     """
 
     lower: Tensor
@@ -92,7 +92,7 @@ class _Neighbours:
     nearest: Tensor
     first: Tensor
     count: Tensor
-    most: int
+    max_count: int
 
 
 @functools.lru_cache(maxsize=8)
@@ -108,8 +108,8 @@ def _neighbours(coarse: int, fine: int, device: torch.device) -> _Neighbours:
     return _Neighbours(lower, weight, nearest, first, count, int(count.max()))
 
 
-def _enlarged(image: Tensor, rows: _Neighbours, columns: _Neighbours) -> Tensor:
-    """The nearest pixels of a byte image [h, w]: [H, W]. OpenCV is fastest where it can."""
+def _resize_nearest(image: Tensor, rows: _Neighbours, columns: _Neighbours) -> Tensor:
+    """Resize a byte image [h, w] by nearest: [H, W]. OpenCV is the fastest on a CPU."""
     if image.device.type == "cpu":
         size = (len(columns.nearest), len(rows.nearest))
         fine = cv2.resize(image.numpy(), size, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -118,7 +118,7 @@ def _enlarged(image: Tensor, rows: _Neighbours, columns: _Neighbours) -> Tensor:
 
 
 def _cells_between_different(winner: Tensor) -> tuple[Tensor, Tensor]:
-    """Upper left corners (y, x), [n] each, of cells of four coarse pixels [h, w] that disagree."""
+    """Return the upper left corners (y, x), [n] each, of cells of four pixels that differ."""
     differs = torch.zeros_like(winner, dtype=torch.bool)  # [h, w]
     across = winner[:, 1:] != winner[:, :-1]  # [h, w - 1]
     differs[:, :-1] |= across
@@ -131,9 +131,9 @@ def _cells_between_different(winner: Tensor) -> tuple[Tensor, Tensor]:
 def _fine_pixels(
     cell_y: Tensor, cell_x: Tensor, rows: _Neighbours, columns: _Neighbours
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fine pixels y, x of every cell, and whether they really are in it: [n, oy, ox] each."""
-    offset_y = torch.arange(rows.most, device=cell_y.device)
-    offset_x = torch.arange(columns.most, device=cell_x.device)
+    """Return the fine pixels y, x of every cell, and whether they are inside: [n, oy, ox] each."""
+    offset_y = torch.arange(rows.max_count, device=cell_y.device)
+    offset_x = torch.arange(columns.max_count, device=cell_x.device)
     y = (rows.first[cell_y, None] + offset_y).clamp_max(len(rows.lower) - 1)  # [n, oy]
     x = (columns.first[cell_x, None] + offset_x).clamp_max(len(columns.lower) - 1)  # [n, ox]
     inside = (offset_y < rows.count[cell_y, None])[:, :, None]
@@ -143,7 +143,7 @@ def _fine_pixels(
 
 @dataclass(frozen=True)
 class _Between:
-    """Bilinear interpolation inside cells: corners [n], weights [n, oy] and [n, ox]."""
+    """Interpolates bilinearly inside cells: corners [n], weights [n, oy] and [n, ox]."""
 
     cell_y: Tensor
     cell_x: Tensor
@@ -151,7 +151,7 @@ class _Between:
     weight_x: Tensor
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """Maps [K, h, w] at the fine pixels of the cells: [K, n, oy, ox]."""
+        """Return maps [K, h, w] at the fine pixels of the cells: [K, n, oy, ox]."""
         below = (self.cell_y + 1).clamp_max(maps.shape[1] - 1)
         right = (self.cell_x + 1).clamp_max(maps.shape[2] - 1)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frame in, Prediction out. Read `Pipeline.batch` first."""
+"""From Frame to Prediction. Read `Pipeline.batch` first."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from depthforge_ros.pipeline.windows import (
 
 @dataclass(frozen=True)
 class _Cut:
-    """A frame as the engine takes it.
+    """The input of the engine for a frame.
 
-    crops: [n, 3, h, w] uint8: the resized frame at once, or its windows, and where `guided`, the
-    whole frame in a window's size as the last one. corners: (y, x) of the windows; None: at once.
+    crops: [n, 3, h, w] uint8: the resized frame, or its windows and, if `guided`, the whole frame
+    at a window's size as the last one. corners: (y, x) of the windows; None: the whole frame.
     """
 
     frame: Frame
@@ -44,7 +44,7 @@ class _Cut:
 
 
 class Pipeline:
-    """Frame -> Prediction on one engine. `settings` may be replaced between calls."""
+    """Infers frames on one engine. `settings` may be replaced between calls."""
 
     def __init__(self, engine: Engine, settings: PipelineSettings | None = None) -> None:
         self.engine = engine
@@ -56,7 +56,7 @@ class Pipeline:
             self.engine.close()
 
     def __call__(self, frame: Frame, *, depth: bool = True) -> Prediction:
-        """Labels, confidence and (where `depth`) depth of one frame, at the published size."""
+        """Return labels, confidence and, if requested, depth of a frame, at the published size."""
         return self.batch([frame], [depth])[0]
 
     def batch(
@@ -65,11 +65,11 @@ class Pipeline:
         depth: Sequence[bool],
         settings: PipelineSettings | None = None,
     ) -> list[Prediction]:
-        """Predictions of frames, in their order; depth of those where `depth` is true.
+        """Return the predictions of frames in their order, with depth where `depth` is true.
 
         Whole frames of one inference size, and windows of any frames, share calls of the engine, of
-        at most max_batch images each. settings: None: the pipeline's. Raises ValueError where a
-        frame would be inferred at a size that is too large.
+        at most max_batch images each. settings: None: the pipeline's. Raises ValueError if a frame
+        would be inferred at a size that is too large.
         """
         settings = settings or self.settings
         with torch.inference_mode():
@@ -103,9 +103,9 @@ class Pipeline:
     def batching(
         self, height: int, width: int, settings: PipelineSettings
     ) -> tuple[tuple[int, int], int]:
-        """What decides whether frames share a call of the engine, and how many frames fill one.
+        """Return the size at which frames share a call of the engine, and how many fill a call.
 
-        Frames of equal answers share calls. Raises ValueError where the frame is too large.
+        Frames with equal results share calls. Raises ValueError if the frame is too large.
         """
         variant = self.engine.variant
         size = inference_size(height, width, settings, variant)
@@ -125,8 +125,8 @@ class Pipeline:
             return _Cut(frame, depth, height, width, image)
         corners = window_corners(height, width, crop, variant.stride)
         crops = torch.cat([image[:, :, y : y + crop, x : x + crop] for y, x in corners])
-        # Each window of a relative network has a scale and a shift of its own. One look at the
-        # whole frame ties them together.
+        # A relative network gives each window another scale and shift. The depth of the whole frame
+        # aligns them.
         guided = depth and variant.depth_head.kind is DepthKind.RELATIVE and len(corners) > 1
         if guided:
             crops = torch.cat([crops, resize_uint8(image, crop, crop)])
@@ -145,7 +145,7 @@ class Pipeline:
         return [CropOutput(*parts) for parts in zip(scores, depths.split(counts), strict=True)]
 
     def _finish(self, cut: _Cut, output: CropOutput, settings: PipelineSettings) -> list[Tensor]:
-        """Labels, confidence and (where the cut wants it) depth of a frame: [H, W] each."""
+        """Return labels, confidence and, if requested, depth of a frame: [H, W] each."""
         variant, frame = self.engine.variant, cut.frame
         inferred = cut.height, cut.width
         depth = output.depth if cut.depth else None
@@ -164,7 +164,7 @@ class Pipeline:
         return [labels, confidence, finished]
 
     def _merged_depth(self, cut: _Cut, depth: Tensor) -> Tensor:
-        """Depth [h, w] of the windows' depth [n, crop, crop]."""
+        """Merge the windows' depth [n, crop, crop] into depth [h, w]."""
         corners, crop = cut.corners or [], self.engine.variant.crop
         depths = depth.float()[:, None]  # [n, 1, crop, crop]
         if cut.guided:

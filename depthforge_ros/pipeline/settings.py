@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How frames are prepared for the network, and at which size they are inferred."""
+"""Settings of the pipeline, and the size at which frames are inferred."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from enum import Enum
 from depthforge_ros.variant import PATCH, Variant
 
 SIZE_MULTIPLE_PX = 2 * PATCH
-"""Whole frames are resized to multiples of this: the coarsest map has half a patch a pixel."""
+"""Whole frames are resized to multiples of this: a pixel of the coarsest map is two patches."""
 
 MAX_PIXELS = 4096 * 4096
-"""Largest inference: a short side that fits one camera must not be an allocation for a wider one.
+"""Largest image at inference: a short side that fits one camera can be too much for a wider one.
 """
 
 
 class Mode(Enum):
-    """How a frame meets a network whose input is smaller."""
+    """How frames become inputs of the network."""
 
     WHOLE = "whole"
-    """The resized frame at once: fast, and every pixel sees the whole scene."""
+    """The whole frame, resized: fast, and every pixel has the whole scene as context."""
     SLIDE = "slide"
-    """Overlapping windows of the crop the network was trained on, scores averaged (the paper)."""
+    """Overlapping windows of the size the network was trained on, scores averaged (the paper)."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,18 @@ class PipelineSettings:
 def inference_size(
     height: int, width: int, settings: PipelineSettings, variant: Variant
 ) -> tuple[int, int]:
-    """Height and width at which a frame of that size is inferred.
+    """Return height and width at which a frame of that size is inferred.
 
-    The aspect ratio is kept as far as the multiple of 32 (whole) or 1 (slide) allows; sliding
-    windows need both sides to be at least the crop. Raises ValueError where that is more than
-    MAX_PIXELS.
+    The aspect ratio is kept as far as multiples of 32 (whole) or 1 (slide) allow; sliding windows
+    need both sides to be at least the crop. Raises ValueError for more than MAX_PIXELS.
     """
     multiple = SIZE_MULTIPLE_PX if settings.mode is Mode.WHOLE else 1
-    least = multiple if settings.mode is Mode.WHOLE else variant.crop
+    min_side = multiple if settings.mode is Mode.WHOLE else variant.crop
     scale = (settings.short_side_px or variant.crop) / min(height, width)
-    scale = max(scale, least / min(height, width))
+    scale = max(scale, min_side / min(height, width))
 
     def scaled(side: int) -> int:
-        return max(least, math.floor(side * scale / multiple + 0.5) * multiple)
+        return max(min_side, math.floor(side * scale / multiple + 0.5) * multiple)
 
     size = scaled(height), scaled(width)
     if size[0] * size[1] > MAX_PIXELS:

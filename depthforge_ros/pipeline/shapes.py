@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What engines are to be compiled for, where the size of a camera's images is known."""
+"""Shapes that engines are compiled for, from the sizes of the cameras' images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def engine_shapes(
             continue
         count = len(window_corners(height, width, variant.crop, variant.stride))
         if count > 1 and variant.depth_head.kind is DepthKind.RELATIVE:
-            count += 1  # the look at the whole frame
+            count += 1  # the whole frame, which guides the windows
         whole, rest = divmod(count, settings.max_batch)
         batches = {settings.max_batch} if whole else set()
         batches |= {rest} if rest else set()

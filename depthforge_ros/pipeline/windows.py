@@ -19,7 +19,7 @@ def resize_rgb(
         rgb = rgb.copy()
     image = torch.from_numpy(rgb)
     if device.type == "cuda":
-        # From pinned memory the copy goes on by itself; torch keeps that memory until it is done.
+        # The copy from pinned memory is asynchronous; torch keeps that memory until it is done.
         image = image.pin_memory().to(device, non_blocking=True)
     return resize_uint8(image.permute(2, 0, 1)[None], height, width, antialias)  # [1, 3, h, w]
 
@@ -36,12 +36,12 @@ def resize_uint8(image: Tensor, height: int, width: int, antialias: bool = True)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """The tensors along their first dimension; a single one is not copied."""
+    """Concatenate along the first dimension; a single tensor is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def to_host(images: Sequence[Tensor]) -> list[np.ndarray]:
-    """The tensors as arrays, after one wait for the device."""
+    """Return the tensors as arrays, after one wait for the device."""
     if not images or images[0].device.type != "cuda":
         return [image.cpu().numpy() for image in images]
     copies = [torch.empty(i.shape, dtype=i.dtype, pin_memory=True) for i in images]
@@ -52,7 +52,7 @@ def to_host(images: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def window_corners(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int]]:
-    """Top-left corners (y, x) of windows that cover the image; the last ones are moved inwards."""
+    """Return top-left corners (y, x) of windows covering the image; the last ones move inwards."""
 
     def starts(side: int) -> list[int]:
         count = max(side - crop + stride - 1, 0) // stride + 1
@@ -64,7 +64,7 @@ def window_corners(height: int, width: int, crop: int, stride: int) -> list[tupl
 def merge_windows(
     windows: Tensor, corners: list[tuple[int, int]], height: int, width: int
 ) -> Tensor:
-    """Mean over windows [n, C, crop, crop] where they overlap: [C, height, width] float32."""
+    """Average windows [n, C, crop, crop] where they overlap: [C, height, width] float32."""
     crop = windows.shape[-1]
     total = windows.new_zeros((windows.shape[1], height, width), dtype=torch.float32)
     count = windows.new_zeros((height, width), dtype=torch.float32)
@@ -75,9 +75,9 @@ def merge_windows(
 
 
 def fit_affine(values: Tensor, guide: Tensor) -> Tensor:
-    """a·values + b, with a ≥ 0 and b by least squares against `guide` of the same shape.
+    """Return a·values + b, with a ≥ 0 and b by least squares against `guide` of the same shape.
 
-    A window without contrast (a wall, the sky) cannot be fitted and takes the guide's mean.
+    A window without contrast (a wall, the sky) cannot be fitted and gets the guide's mean.
     """
     mean, guide_mean = values.mean(), guide.mean()
     centred = values - mean

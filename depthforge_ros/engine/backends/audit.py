@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which operators of a network TensorRT would leave to PyTorch, found without TensorRT or a GPU.
+"""The operators of a network that torch-tensorrt would leave to PyTorch, without TensorRT or a GPU.
 
-An operator that is not converted cuts the graph in two, with a trip through PyTorch between. The
-names of what torch-tensorrt converts are data, models/engines/torch_tensorrt.yaml. They are names:
-an operator may still be refused for its arguments, which only a build tells.
+An operator that is not converted splits the graph, with PyTorch between the parts. The names of
+the converted operators are data, models/engines/torch_tensorrt.yaml. An operator can still be
+refused for its arguments, which only a build shows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILE = "torch_tensorrt.yaml"
 
 @dataclass(frozen=True)
 class ConvertedOperators:
-    """Names of operators by what a version of torch-tensorrt does with them; see the file."""
+    """Names of operators by what a release of torch-tensorrt does with them; see the file."""
 
     torch_tensorrt: str
     source: str
@@ -39,23 +39,23 @@ class ConvertedOperators:
 
     @classmethod
     def load(cls) -> ConvertedOperators:
-        """What ships with the package. Raises ValueError or OSError naming the file."""
+        """Load the shipped file. Raises ValueError or OSError naming it."""
         return read_yaml(shipped_folder("models") / "engines" / FILE, cls, {})
 
 
 @dataclass(frozen=True)
 class Audit:
-    """operators: how many of each a graph has once decomposed. fallbacks: those left to PyTorch."""
+    """operators: counts in the decomposed graph, by name. fallbacks: those left to PyTorch."""
 
     operators: dict[str, int]
     fallbacks: dict[str, int]
 
 
 def audit(program: ExportedProgram, table: ConvertedOperators | None = None) -> Audit:
-    """Decompose a program as torch-tensorrt would and look every operator up.
+    """Decompose a program as torch-tensorrt does and look every operator up.
 
-    What does not depend on the images is folded into constants before the conversion, so it is
-    not looked up. Works on the meta device.
+    Operators that do not depend on the images are folded into constants before the conversion, so
+    they are left out. Works on the meta device.
     """
     table = table or ConvertedOperators.load()
     supported = {*table.converted, *table.rewritten, *table.removed}
@@ -71,25 +71,25 @@ def audit(program: ExportedProgram, table: ConvertedOperators | None = None) -> 
 
 
 def _decompositions(table: ConvertedOperators) -> dict[Any, Callable[..., Any]]:
-    """Composite operators by PyTorch's own ways, but for those that are kept."""
+    """Return PyTorch's decompositions of composite operators, except those that are kept."""
     chosen = {
         op: way for op, way in default_decompositions().items() if _is_composite(op)
     } | get_decompositions(_resolved(table.decomposed))
-    whole = {*table.kept, *table.rewritten}
+    kept = {*table.kept, *table.rewritten}
     return {
         op: way
         for op, way in chosen.items()
-        if _name(op) not in whole and _name(op).rpartition(".")[0] not in whole
+        if _name(op) not in kept and _name(op).rpartition(".")[0] not in kept
     }
 
 
 def _is_composite(op: Any) -> bool:
-    """Whether an operator consists of others by nature (CompositeImplicitAutograd)."""
+    """Return whether an operator is composite (CompositeImplicitAutograd)."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
 
 
 def _resolved(names: tuple[str, ...]) -> list[Any]:
-    """The operators of the names; ones that this PyTorch does not have are left out."""
+    """Return the operators of the names, without those that this PyTorch lacks."""
     found = []
     for name in names:
         value: Any = torch.ops
@@ -117,7 +117,7 @@ def _depending_on_inputs(program: ExportedProgram, graph: fx.Graph) -> list[fx.N
 
 
 def _name(target: Any) -> str:
-    """aten.linear.default, or operator.getitem."""
+    """Return the name, such as aten.linear.default or operator.getitem."""
     name = getattr(target, "__name__", "")
     if name and getattr(operator, name, None) is target:
         return f"operator.{name}"
