@@ -30,7 +30,7 @@ def judged(
         (NOW, NOW + HOUR, 0.0, None),
         (NOW + SECOND, NOW, 1.0, None),
         (NOW + HOUR, NOW, 1.0, "its stamp is 3600.0 s ahead of the clock; allowed 1 s"),
-        (0, NOW, 1.0, "its stamp is zero: whoever publishes it sets none"),
+        (0, NOW, 1.0, "its stamp is zero: its publisher sets none"),
         (0, SECOND // 2, 1.0, None),  # a simulation that has just started
         (NOW, 0, 1.0, None),  # no /clock yet
         (-5 * SECOND, SECOND, 1.0, "it is 6.0 s old; allowed 1 s"),

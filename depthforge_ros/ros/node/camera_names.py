@@ -11,16 +11,16 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 UNNAMED = ""
-"""The only camera of a node whose topics have no name in between."""
+"""Name of a single camera whose topics do not contain a name."""
 
-# A token of a ROS topic name, without the forms that hide a topic (_a) or that DDS keeps (a__b).
+# A token of a ROS topic name, but for hidden topics (_a) and reserved names (a__b).
 _TOKEN = re.compile(r"[A-Za-z](_?[A-Za-z0-9])*_?")
 
 
 def camera_names(given: Iterable[str]) -> tuple[str, ...]:
-    """The names as they are, or UNNAMED alone where there is none.
+    """Return the names, or UNNAMED alone for one camera without a name.
 
-    Raises ValueError for a name that cannot be part of a topic, and for one that comes twice.
+    Raises ValueError for an empty list, a name that cannot be part of a topic, and a duplicate.
     """
     names = tuple(given)
     if not names:
@@ -39,7 +39,7 @@ def camera_names(given: Iterable[str]) -> tuple[str, ...]:
 
 
 def topic_of(camera: str, topic: str) -> str:
-    """The topic of a camera: `front/image`; `image` where the camera has no name."""
+    """Return a camera's topic: `front/image`, or `image` if the camera has no name."""
     return f"{camera}/{topic}" if camera else topic
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a parameter's declaration holds beside its default, and when a new value of it acts."""
+"""A parameter's declaration: default, range, description, and when a new value acts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def parameter(
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field that carries its ROS declaration."""
+    """Return a dataclass field with its ROS declaration as metadata."""
     declaration = {
         "effect": effect,
         "description": description,

@@ -135,7 +135,7 @@ class OutputParameters:
     confidence_threshold: float = parameter(
         0.0,
         Effect.LIVE,
-        "Pixels less certain than this become 255 (unlabelled) in ~/semantic.",
+        "Pixels of lower confidence than this become 255 (unlabelled) in ~/semantic.",
         low=0.0,
         high=1.0,
     )
@@ -167,8 +167,8 @@ class OutputParameters:
     depth_confidence_threshold: float = parameter(
         0.0,
         Effect.LIVE,
-        "Pixels whose class is less certain than this have NaN, which means unknown, for depth and "
-        "in ~/points; an obstacle in ~/drivable stays one.",
+        "Pixels of lower confidence than this have NaN, which means unknown, for depth and in "
+        "~/points; low-confidence obstacles stay occupied in ~/drivable.",
         low=0.0,
         high=1.0,
     )
@@ -182,7 +182,7 @@ class OutputParameters:
     overlay_opacity: float = parameter(
         0.5,
         Effect.LIVE,
-        "How much of ~/overlay is class colour and how little of it is image.",
+        "Share of the class colour in ~/overlay; the rest is the image.",
         low=0.0,
         high=1.0,
     )
@@ -271,7 +271,7 @@ class GroundParameters:
     obstacle_height_m: float = parameter(
         2.5,
         Effect.CONFIGURE,
-        "Height above the ground from which on nothing is in the way: bridges, signs, branches.",
+        "Height above the ground from which on nothing is an obstacle: bridges, signs, branches.",
         low=0.1,
         high=20.0,
     )
@@ -292,7 +292,7 @@ class MonitoringParameters:
     max_rate_hz: float = parameter(
         0.0,
         Effect.LIVE,
-        "Most frames of a camera inferred a second, to leave time for others; 0: no limit.",
+        "Largest number of frames of a camera inferred per second; 0: no limit.",
         low=0.0,
         high=1000.0,
     )
@@ -308,14 +308,14 @@ class MonitoringParameters:
         4.0,
         Effect.LIVE,
         "Seconds without an image that can be served, or without an acknowledgement by a listener, "
-        "after which /diagnostics, at its next report, tells an error.",
+        "after which /diagnostics, at its next report, reports an error.",
         low=0.1,
         high=3600.0,
     )
     max_inference_s: float = parameter(
         4.0,
         Effect.LIVE,
-        "Seconds of work on one frame after which /diagnostics, at its next report, tells an "
+        "Seconds of work on one frame after which /diagnostics, at its next report, reports an "
         "error: the engine hangs.",
         low=0.1,
         high=3600.0,
@@ -338,7 +338,7 @@ class MonitoringParameters:
     degradation_warn: float = parameter(
         0.7,
         Effect.LIVE,
-        "Degradation of a frame, 0..1, by its image and the network's doubt, from which on "
+        "Degradation of a frame, 0..1, by its image and the network's confidence, from which on "
         "/diagnostics warns; 0: never.",
         low=0.0,
         high=1.0,
@@ -353,5 +353,5 @@ class MonitoringParameters:
     autostart: bool = parameter(
         True,
         Effect.STARTUP,
-        "Configure and activate by itself after the start; false: wait for lifecycle requests.",
+        "Configure and activate automatically at the start; false: wait for lifecycle requests.",
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames are worked on next, where several cameras share one engine. No ROS here.
+"""Chooses the next frames for an engine that several cameras share. No ROS here.
 
-Every camera has a place for one item, and its newest wins: there is no queue that could make an old
-frame look new. The camera that was served longest ago goes first, so none is starved by a faster
-one. Items that go well together are taken together.
+Each camera has a slot for one item, and a newer one replaces it: a queue would delay frames. The
+camera served longest ago is next, so a fast one starves no other. Items that one call of the engine
+can take are taken together.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 ALONE = (None, 1)
-"""What `together` gives for an item that nothing goes with."""
+"""Result of `together` for an item that is taken alone."""
 
 
 def alone(item: object) -> tuple[Hashable, int]:
-    """A `together` by which every item is taken alone."""
+    """Return ALONE: a `together` that batches nothing."""
     return ALONE
 
 
 class Handoff(Generic[Item]):
-    """A place for one item between two threads: nothing is replaced, and the order is kept."""
+    """A slot for one item between two threads: nothing is replaced, the order is kept."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -32,7 +32,7 @@ class Handoff(Generic[Item]):
         self._closed = False
 
     def put(self, item: Item) -> bool:
-        """Wait until the place is free and leave an item. Returns False once closed."""
+        """Wait until the slot is free and fill it. Returns False once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._item is None)
             if self._closed:
@@ -42,7 +42,7 @@ class Handoff(Generic[Item]):
             return True
 
     def take(self) -> Item | None:
-        """Wait for an item and take it; None once closed."""
+        """Wait for an item and return it; None once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._item is not None)
             if self._closed:
@@ -52,23 +52,23 @@ class Handoff(Generic[Item]):
             return item
 
     def close(self) -> None:
-        """Let whoever waits go, for ever."""
+        """Wake all waiters permanently."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def left(self) -> Item | None:
-        """What was put and never taken, once closed."""
+        """Return the item that was put and never taken, once closed."""
         with self._changed:
             item, self._item = self._item, None
             return item
 
 
 class Schedule(Generic[Item]):
-    """A place for one item of each camera. Every method may be called from any thread.
+    """A slot for one item of each camera. Every method may be called from any thread.
 
-    together: for an item, with what it may be taken (items of equal keys) and how many at most. It
-    is asked while others wait, so it has to be quick.
+    together: returns for an item its batching key and the largest batch; items of equal keys are
+    taken together. It is called under the lock, so it has to be quick.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Schedule(Generic[Item]):
     ) -> None:
         self._together = together
         self._changed = threading.Condition()
-        # In the order in which they were served, the longest ago first.
+        # In the order of service, the longest ago first.
         self._items: dict[str, Item | None] = dict.fromkeys(cameras)
         self._closed = False
 
     def put(self, camera: str, item: Item) -> bool:
-        """Leave an item. Returns whether it replaced one that was never taken.
+        """Fill a camera's slot. Returns whether that replaced an item that was never taken.
 
-        Raises KeyError for a camera that was not named in the beginning.
+        Raises KeyError for an unknown camera.
         """
         with self._changed:
             replaced = self._items[camera] is not None
@@ -94,7 +94,7 @@ class Schedule(Generic[Item]):
             return replaced
 
     def take(self) -> list[Item] | None:
-        """Wait for an item and take it with those that go with it; None once closed."""
+        """Wait for an item and return it with those of its batch; None once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or bool(self._waiting()))
             if self._closed:
@@ -105,14 +105,14 @@ class Schedule(Generic[Item]):
             return taken
 
     def clear(self) -> list[str]:
-        """Forget all items. Returns the cameras that had one."""
+        """Empty all slots. Returns the cameras that had an item."""
         with self._changed:
             held = list(self._waiting())
             self._items = dict.fromkeys(self._items)
             return held
 
     def close(self) -> None:
-        """Let whoever waits in `take` go, for ever."""
+        """Wake all waiters permanently."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an image may be served, judged by its stamp. No ROS here; docs/operations.md tells it.
+"""Decides by its stamp whether an image is served. No ROS here; see docs/operations.md.
 
-A planner takes what it gets for what is there now. So an image that is too old, that claims to
-come from the future, or that is older than one already served, is dropped and counted by cause.
+A planner uses what it receives as the present state. So an image that is too old, that has a stamp
+in the future, or that is older than one already served, is dropped and counted by cause.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ ZERO_STAMP = "zero_stamp"
 BACKWARDS = "backwards"
 
 RESTART_FRAMES = 3
-"""So many images in a row, each before the newest one served and none before the one that came
-before it, are a stream that has started over. Fewer are late ones, of which none may be served."""
+"""So many images in a row, each before the newest one served and none before its predecessor, are a
+stream that has started over. Fewer are late images, which are dropped."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an image is not served: cause, by which it is counted, and a sentence with the values."""
+    """Why an image is not served: the cause to count it by, and a sentence with the values."""
 
     cause: str
     text: str
 
 
 class Freshness:
-    """The stamps of one camera, in the order of arrival."""
+    """Checks the stamps of one camera, in the order of arrival."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was seen: the node subscribes anew."""
-        self._newest_ns: int | None = None  # stamp of the newest image that was let through
+        """Forget earlier stamps: the node subscribes again."""
+        self._newest_ns: int | None = None  # stamp of the newest accepted image
         self._clock_ns = 0
         self._late = 0  # images in a row that were older than that
         self._late_ns = 0  # the stamp of the last of them
 
     def judge(self, stamp_ns: int, clock_ns: int, max_age_s: float) -> Refusal | None:
-        """Why an image that arrives is not served, None where it is.
+        """Return why an arriving image is not served, None if it is.
 
-        clock_ns: the ROS clock now; 0: it has no time yet, and no age is known. max_age_s: 0: no
+        clock_ns: the ROS clock now; 0: it has no time yet, and ages are unknown. max_age_s: 0: no
         limit. Raises nothing, whatever the numbers.
         """
         if clock_ns < self._clock_ns:
@@ -71,15 +71,15 @@ class Freshness:
 
 
 def served_age_s(values: Parameters) -> float:
-    """Beyond this age, seconds, an image is not served; 0: whatever its age."""
+    """Return the age in seconds beyond which an image is not served; 0: no limit."""
     return values.max_frame_age_s if values.drop_stale else 0.0
 
 
 def judge_age(stamp_ns: int, clock_ns: int, max_age_s: float) -> Refusal | None:
-    """Why an image may not be worked on at this moment, None where its age allows it.
+    """Return why an image's age is not allowed now, None if it is.
 
-    clock_ns and max_age_s as in `Freshness.judge`. As far ahead of the clock as it may be behind
-    it, a stamp is as wrong: it would make an old image look new.
+    clock_ns and max_age_s as in `Freshness.judge`. The limit holds ahead of the clock too: a stamp
+    in the future would make an old image look new.
     """
     if not clock_ns or max_age_s <= 0:
         return None
@@ -87,7 +87,7 @@ def judge_age(stamp_ns: int, clock_ns: int, max_age_s: float) -> Refusal | None:
     if -max_age_s <= age_s <= max_age_s:
         return None
     if stamp_ns == 0:
-        return Refusal(ZERO_STAMP, "its stamp is zero: whoever publishes it sets none")
+        return Refusal(ZERO_STAMP, "its stamp is zero: its publisher sets none")
     if age_s < 0:
         return Refusal(
             FUTURE, f"its stamp is {-age_s:.1f} s ahead of the clock; allowed {max_age_s:g} s"

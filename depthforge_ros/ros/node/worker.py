@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that work on what they are given, and how they end. No ROS here."""
+"""Worker threads, and a rate limit. No ROS here."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ Taken = TypeVar("Taken", covariant=True)
 _log = logging.getLogger(__name__)
 
 LOADING_THREAD = "depthforge_loading"
-"""Name of the thread that `run_abandonable` starts, by which one that is still busy is found."""
+"""Name of the threads that `run_abandonable` starts."""
 
 
 class Inlet(Protocol[Taken]):
-    """Where a worker's items come from."""
+    """Source of a worker's items."""
 
     def take(self) -> Taken | None:
-        """Wait for an item and take it; None once the inlet is closed."""
+        """Wait for an item and return it; None once the inlet is closed."""
         ...
 
     def close(self) -> None:
-        """Let whoever waits in `take` go, for ever."""
+        """Wake all waiters permanently."""
         ...
 
 
 class Worker(Generic[Item]):
-    """A thread that calls `work` with one item of the inlet after the other, until `stop`.
+    """A thread that calls `work` with each item of the inlet, until `stop`.
 
-    What `work` raises is handed to `failed` with the item, and the thread goes on; even where
-    `failed` raises, which is logged.
+    An exception of `work` is passed to `failed` with the item, and the thread goes on; an exception
+    of `failed` is logged.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Worker(Generic[Item]):
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread after the item at hand. Returns False where that outlasts the timeout."""
+        """End the thread after the current item. Returns False if that takes longer."""
         self._inlet.close()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -65,38 +65,38 @@ class Worker(Generic[Item]):
                     self._failed(item, error)
                 except Exception:
                     _log.exception("a failed frame could not be counted")
-            del item  # an image must not stay in memory while the next one is awaited
+            del item  # free the image while waiting for the next one
 
 
 class RateLimit:
-    """Lets items through at a mean rate, without drifting below it as plain waiting would."""
+    """Passes items at a mean rate, without the drift below it that plain waiting has."""
 
     def __init__(self) -> None:
         self._due_ns = 0
 
     def passes(self, now_ns: int, rate_hz: float) -> bool:
-        """Whether an item that comes at now_ns may go on. rate_hz 0: always."""
+        """Return whether an item that arrives at now_ns passes. rate_hz 0: always."""
         if rate_hz <= 0:
             return True
         if now_ns < self._due_ns:
             return False
         period_ns = round(1e9 / rate_hz)
-        # Counted from when the item was due, not from when it came: a camera that is out of step
-        # would lose up to a frame each time. After a pause there is nothing to catch up.
+        # From the due time, not from the arrival: a camera out of step would lose up to a frame
+        # each time. After a pause nothing is caught up.
         late = now_ns - self._due_ns > period_ns
         self._due_ns = (now_ns if late else self._due_ns) + period_ns
         return True
 
 
 class AbandonedError(Exception):
-    """What ran in `run_abandonable` was abandoned; its thread may still be busy."""
+    """`run_abandonable` gave up; its thread may still be busy."""
 
 
 def run_abandonable(build: Callable[[], Item], keep_going: Callable[[], bool]) -> Item:
-    """Run `build` in a thread and return its result; give it up once keep_going() is false.
+    """Run `build` in a thread and return its result; give up once keep_going() is false.
 
-    Reading weights or compiling is one long call that cannot be interrupted, and whoever asks the
-    process to end shall not wait for it. Raises what `build` raises, or AbandonedError.
+    Reading weights and compiling cannot be interrupted, and a process that is asked to end must not
+    wait for them. Raises what `build` raises, or AbandonedError.
     """
     done = threading.Event()
     results: list[Item] = []
