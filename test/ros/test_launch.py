@@ -29,6 +29,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
 from depthforge_ros.ros.node.parameters import Parameters
+from depthforge_ros.ros.play import camera_frame
 
 SEGMENT, REPLAY = ROOT / "launch" / "segment.launch.py", ROOT / "launch" / "replay.launch.py"
 RVIZ = ROOT / "rviz" / "depthforge.rviz"
@@ -413,6 +414,22 @@ def drive(path: Path, count: int, step_ns: int) -> Path:
         rows.append(recorded("/cam/info", time_ns, info))
         rows.append(recorded("/cam/image", time_ns, image(index, time_ns)))
     return write_bag(path, rows)
+
+
+def test_rviz_s_frame_is_read_from_the_bag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = drive(tmp_path / "drive", 1, 1)
+    assert camera_frame.main(["/cam/info", "--bag", str(bag)]) == 0
+    assert capsys.readouterr().out == "front\n"
+    for words, reason in (
+        (["/cam/image", "--bag", str(bag)], f"{bag} has no CameraInfo on /cam/image"),
+        (["/cam/info", "--bag", str(tmp_path / "no")], f"bag {tmp_path / 'no'} does not exist"),
+    ):
+        assert camera_frame.main(words) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith(f"camera_frame: {reason}")
 
 
 def test_a_bag_is_replayed_in_its_own_time(launched, tmp_path: Path) -> None:

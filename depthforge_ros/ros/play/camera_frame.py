@@ -18,7 +18,7 @@ from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo
 
-from depthforge_ros.ros.bags.reader import bag_messages, open_bag
+from depthforge_ros.ros.bags.reader import open_bag
 
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def frame_in_bag(bag: Path, topic: str) -> str:
     """Return the frame_id of the first CameraInfo of the topic. Raise ValueError or OSError."""
     with open_bag(bag) as reader:
-        for connection, _, raw in bag_messages(reader, [topic]):
-            if connection.msgtype == INFO_TYPE:
+        for found, _, raw in reader.messages([topic]):
+            if found.kind == INFO_TYPE:
                 return _frame_id(deserialize_message(raw, CameraInfo), topic)
     raise ValueError(f"{bag} has no CameraInfo on {topic}; RViz's fixed frame stays 'camera'")
 
