@@ -120,14 +120,15 @@ def test_names_that_can_be_part_of_a_topic(name: str) -> None:
     assert topic_of(name, "image") == f"{name}/image"
 
 
-def test_no_name_is_one_camera_without_a_name() -> None:
-    assert camera_names([]) == camera_names([""]) == ("",)
+def test_an_empty_name_is_one_camera_without_a_name() -> None:
+    assert camera_names([""]) == ("",)
     assert topic_of("", "image/compressed") == "image/compressed"
 
 
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
+        ([], r"cameras is empty; expected a list like \[front, left\] or \[''\]"),
         (["front", "front-left"], "cameras has 'front-left'; expected letters, digits and single"),
         (["2nd"], "cameras has '2nd'; expected letters"),
         (["_hidden"], "cameras has '_hidden'"),
