@@ -89,7 +89,8 @@ def with_label_set(source: SampleSource, labels: LabelSet, has_own_ids: bool) ->
     that the set lacks becomes unlabelled. Raise ValueError for sets that cannot be mapped.
     """
     names = [label.name for label in load_labels("cityscapes").classes]
-    if [label.name for label in labels.classes] == names:
+    set_names = [label.name for label in labels.classes]
+    if set_names == names or (set_names[: len(names)] == names and not has_own_ids):
         return source
     if not isinstance(source, FolderDataset) or source.merge is not None:
         raise ValueError(

@@ -134,7 +134,10 @@ def test_public_sets_join_by_the_names_of_the_classes(tmp_path: Path) -> None:
     held_out = DatasetSettings(DatasetKind.STREET_HELD_OUT, frames=1)
     with pytest.raises(ValueError, match="has the classes of cityscapes only; label set 'other'"):
         open_dataset(held_out, other_labels(5))
-    same = LabelSet("mine", load_variant("nano").labels.classes)
+    classes = load_variant("nano").labels.classes
+    more = LabelSet("more", (*classes, LabelClass("cone", (1, 2, 3))))
+    assert len(open_dataset(held_out, more)) == 6  # its ids are the first of the set
+    same = LabelSet("mine", classes)
     assert isinstance(open_dataset(settings, same), datasets.FolderDataset)
     assert open_dataset(settings, same)[0].labels[0].tolist() == [0, 1, 10, 13, 255, 255]
 
