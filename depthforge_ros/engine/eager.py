@@ -59,18 +59,24 @@ class EagerEngine:
         key = crops.shape, depth
         if self._graphed and key not in self._graphs and len(self._graphs) < MAX_GRAPHS:
             self._graphs[key] = self._captured(crops, depth)
-        run = self._graphs.get(key) or functools.partial(self._run, depth=depth)
+        run = self._graphs.get(key) or self._operation(crops, depth)
         with torch.inference_mode():
             scores, *depths = run(crops)
         return CropOutput(scores, depths[0] if depths else None)
 
-    def _run(self, crops: Tensor, depth: bool) -> tuple[Tensor, ...]:
-        scores, depth_map = self._at_size(*crops.shape[2:])(crops, depth=depth)
-        return (scores.float(),) if depth_map is None else (scores.float(), depth_map.float())
+    def _operation(self, crops: Tensor, depth: bool) -> Operation:
+        """Return the network for crops of this size; it keeps the position tables of the size."""
+        network = self._at_size(*crops.shape[2:])
+
+        def run(crops: Tensor) -> tuple[Tensor, ...]:
+            scores, depth_map = network(crops, depth=depth)
+            return (scores.float(),) if depth_map is None else (scores.float(), depth_map.float())
+
+        return run
 
     def _captured(self, crops: Tensor, depth: bool) -> Operation:
         """Return a CUDA graph for crops of this shape, or the plain operation if capture fails."""
-        operation = functools.partial(self._run, depth=depth)
+        operation = self._operation(crops, depth)
         try:
             return GraphedProgram(operation, crops)
         except RuntimeError as error:

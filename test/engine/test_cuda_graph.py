@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
 
 import pytest
 import torch
@@ -110,6 +112,17 @@ def test_eager_captures_each_shape_once_and_a_few_at_most(engine, cuda):
     for batch in range(2, 6):
         engine(check_images(Shape(64, 64, batch)), depth=True)
     assert len(captures(cuda)) == eager_module.MAX_GRAPHS
+
+
+def test_the_tables_of_a_captured_size_outlive_other_sizes(engine):
+    """The graph has the addresses of its tensors: they must not be freed."""
+    engine(check_images(Shape(64, 96)), depth=True)
+    tables = weakref.ref(engine._at_size(64, 96))
+    for side in range(1, 6):
+        engine._at_size(32, 32 * side)
+    assert engine._at_size.cache_info().currsize == 4
+    gc.collect()
+    assert tables() is not None
 
 
 def test_eager_runs_without_a_graph_where_capture_fails(engine, cuda, caplog):

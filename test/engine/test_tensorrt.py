@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.machinery
+import inspect
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
+from depthforge_ros.engine.backends import onnx_graph
 from depthforge_ros.engine.backends import tensorrt as backend
 from depthforge_ros.engine.build_subprocess import _description
 from depthforge_ros.engine.engine import Shape
@@ -258,6 +260,29 @@ def test_an_onnx_file_becomes_a_strongly_typed_engine(tmp_path):
             ("clear", FakeTensorRT.TF32),
             ("timings", timings, False),
         ]
+
+
+def test_the_builder_onnx_exports_the_network_that_it_parses(installed, gpu, monkeypatch, tmp_path):
+    installed("10.3.0")
+    fake = FakeTensorRT()
+    fake.__version__ = "10.3.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    signature = inspect.signature(onnx_graph.convert)
+    exported = []
+
+    def convert(*args, **kwargs):
+        exported.append(signature.bind(*args, **kwargs).arguments)
+        return b"graph of the network"
+
+    monkeypatch.setattr(onnx_graph, "convert", convert)
+    monkeypatch.setattr(onnx_graph, "write_graph", lambda model, file: file.write_bytes(model))
+    backend.build(OnGpu(), SHAPE, "fp16", tmp_path)
+    assert ("parse", b"graph of the network") in fake.asked
+    assert exported[0]["shape"] == SHAPE
+    assert exported[0]["precision"] == "fp16"
+    assert "for_openvino" not in exported[0]  # which samples by GridSample
+    assert (tmp_path / backend.ENGINE).read_bytes() == b"engine"
+    assert gpu == [CUDA]
 
 
 def test_a_node_that_the_parser_refuses_is_named(tmp_path):
