@@ -79,12 +79,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="weights: files joined by commas, `untrained` or `instant`; empty: the variant's own",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument(
-        "--backend", default="auto", help="auto, eager, inductor or tensorrt, as for the node"
-    )
-    parser.add_argument(
-        "--precision", default="auto", help="auto, fp32, bf16 or fp16, as for the node"
-    )
+    parser.add_argument("--backend", default="auto", help="as the node's parameter backend")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
     parser.add_argument(
         "--image-size",
         default="",
