@@ -181,15 +181,6 @@ def test_a_dead_camera_is_told_while_the_others_go_on(domain: int, tmp_path: Pat
         rig.spin_until(back)
 
 
-def test_a_bad_name_is_one_line_and_status_2(domain: int, tmp_path: Path) -> None:
-    names = ["front", "front-left"]
-    with running_node(domain, tmp_path, checkpoint="instant", cameras=names) as node:
-        assert node.process.wait(60) == 2
-        (line,) = node.log.splitlines()
-    assert line.startswith("depthforge_node: ")
-    assert "cameras has 'front-left'; expected letters, digits and single underscores" in line
-
-
 def test_cameras_are_fixed_from_configure_on(domain: int, tmp_path: Path) -> None:
     with (
         Rig(domain, ("front",)) as rig,
