@@ -23,11 +23,10 @@ from depthforge_ros.benchmark.settings import SETTINGS, Prepared, countable, pre
 from depthforge_ros.benchmark.stages import STAGES, stage_flops, stage_seconds
 from depthforge_ros.engine import Shape
 from depthforge_ros.engine.load import load_network, pick_device
+from depthforge_ros.engine.self_check import check_images
 from depthforge_ros.image_size import parse_size
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.variant import load_variant
-
-SEED = 0
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,9 @@ def run(args: argparse.Namespace) -> int:
         with torch.no_grad(), way.mode():
             counts[name] = dict(stage_flops(way.network, images))
     network = load_network(variant, args.checkpoint).to(device).eval().requires_grad_(False)
-    ways = {name: prepare(name, network, height, width) for name in names}
+    ways = {name: prepare(name, network, height, width, args.batch) for name in names}
     del network
-    generator = torch.Generator().manual_seed(SEED)
-    images = torch.randint(
-        256, (args.batch, 3, height, width), dtype=torch.uint8, generator=generator
-    ).to(device)
+    images = check_images(Shape(height, width, args.batch)).to(device)
     figures, comparisons = measure(ways, counts, images, args.runs, args.vs)
     machine = {
         "processor": torch.cuda.get_device_name(device)

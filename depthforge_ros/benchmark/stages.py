@@ -32,8 +32,22 @@ STAGES = (
 )
 
 
-def modules_of(network: DepthForge | Deployed) -> dict[str, list[nn.Module]]:
+class Compiled(nn.Module):
+    """A program of another runtime: all its time counts as the last stage."""
+
+    def __init__(self, program: Callable[[Tensor], tuple[Tensor, Tensor | None]]) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images [B, 3, H, W] -> scores [B, K, H, W] and depth [B, H, W]."""
+        return self.program(images)
+
+
+def modules_of(network: DepthForge | Deployed | Compiled) -> dict[str, list[nn.Module]]:
     """The modules of every stage but the rest; none of them is inside another."""
+    if isinstance(network, Compiled):
+        return {}
     norm: nn.Module
     if isinstance(network, Deployed):
         folded = network.folded
@@ -70,7 +84,7 @@ class Meter(Generic[Mark]):
         self._spans: list[tuple[str, Mark, Mark]] = []
 
     @contextmanager
-    def watching(self, network: DepthForge | Deployed) -> Iterator[None]:
+    def watching(self, network: DepthForge | Deployed | Compiled) -> Iterator[None]:
         """While the network runs once in it, spans are noted."""
         self._spans.clear()
         entry_marks: dict[nn.Module, Mark] = {}
@@ -106,7 +120,7 @@ class Meter(Generic[Mark]):
         return sums
 
 
-def stage_seconds(network: DepthForge | Deployed, images: Tensor) -> dict[str, float]:
+def stage_seconds(network: DepthForge | Deployed | Compiled, images: Tensor) -> dict[str, float]:
     """How long every stage took in one run."""
     if images.device.type == "cuda":
 

@@ -14,8 +14,8 @@ from paths import TINY
 
 from depthforge_ros import cli
 from depthforge_ros.benchmark.network import Comparison, Figures, text
-from depthforge_ros.benchmark.settings import WrittenOutAttention, countable
-from depthforge_ros.benchmark.stages import STAGES, stage_flops, stage_seconds
+from depthforge_ros.benchmark.settings import WrittenOutAttention, countable, prepare
+from depthforge_ros.benchmark.stages import REST, STAGES, Compiled, stage_flops, stage_seconds
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.variant import load_variant
 
@@ -136,3 +136,17 @@ def test_the_text_tells_medians_and_shares():
 def test_bad_input_is_one_line(capsys, options, line):
     assert cli.main(["benchmark", "network", "fp32", *options]) == 2
     assert capsys.readouterr().err == f"depthforge benchmark: {line}\n"
+
+
+def test_a_program_of_another_runtime_is_one_stage():
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    spent_s = stage_seconds(Compiled(lambda x: (x, None)), images)
+    assert spent_s[REST] > 0
+    assert {stage for stage, value in spent_s.items() if value} == {REST}
+
+
+def test_runtimes_of_a_cpu_are_refused_elsewhere():
+    with torch.device("meta"):
+        network = DepthForge(load_variant(TINY / "tiny.yaml"))
+    with pytest.raises(ValueError, match="'openvino_bf16' runs on a CPU; the device is meta"):
+        prepare("openvino_bf16", network, 64, 64)

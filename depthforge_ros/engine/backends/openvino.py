@@ -120,6 +120,11 @@ def compile_graph(
     return core.compile_model(model, DEVICE, _options(HINTS[precision])), info
 
 
+def run_graph(file: Path, variant: Variant, shape: Shape, precision: str) -> Program:
+    """Return the program of an exported ONNX file. Raises what `compile_graph` raises."""
+    return _Runner(compile_graph(file, variant, shape, precision)[0])
+
+
 def require_precision(precision: str, capabilities: Iterable[str]) -> None:
     """Raise RuntimeError if the processor lacks a precision. capabilities: as OpenVINO names them.
 
