@@ -55,7 +55,7 @@ class GroundSettings:
     def __post_init__(self) -> None:
         if not 0.1 <= self.camera_height_m <= 10.0:
             raise ValueError(f"camera_height_m is {self.camera_height_m}; expected 0.1..10")
-        if self.pitch_rad is not None and not abs(self.pitch_rad) < math.pi / 4:
+        if self.pitch_rad is not None and not abs(self.pitch_rad) < math.pi / 2:
             raise ValueError(f"pitch_rad is {self.pitch_rad}; expected less than a quarter turn")
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing is {self.smoothing}; expected 0 or more and less than 1")

@@ -190,6 +190,16 @@ def test_the_road_gives_metres_beside_relative_depth(
         message = deserialize_message(result.raw, Image)
         depth_m = np.frombuffer(message.data, np.float32).reshape(64, 96)
         np.testing.assert_allclose(depth_m, np.tile(expected[:, None], 96), rtol=1e-3)
+    # A stated pitch is for images without sky; these have some, so a wrong one changes nothing.
+    pitched = (*options, "1.5", "--camera-pitch", "0.3")
+    assert cli.main(command(tmp_path / "in", tmp_path / "pitched", *pitched)) == 0
+    again = by_topic(read_bag(tmp_path / "pitched"))["/depthforge/depth"]
+    for results in zip(again, written["/depthforge/depth"], strict=True):
+        one, two = (deserialize_message(result.raw, Image).data for result in results)
+        assert one == two
+    assert cli.main(command(tmp_path / "in", tmp_path / "no", *pitched[:-1], "2")) == 2
+    assert "pitch_rad is 2.0" in capsys.readouterr().err
+    capsys.readouterr()
     for height, error in (
         ("0", "--camera-height is 0.0; expected"),
         ("60", "is 60.0; expected 0.1..10"),

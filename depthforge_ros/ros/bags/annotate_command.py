@@ -125,6 +125,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="height of the cameras above the road: metres by the road, beside relative depth",
     )
+    parser.add_argument(
+        "--camera-pitch",
+        type=float,
+        default=0.0,
+        metavar="RAD",
+        help="how far the cameras look down, for those that see no sky; 0: learned from the sky",
+    )
     parser.add_argument("--storage", choices=tuple(STORAGES), default="mcap", help="format of OUT")
     parser.add_argument(
         "--split-mib", type=int, default=512, help="size of a file of OUT; a kill undoes up to one"
@@ -235,6 +242,7 @@ def _annotator(args: argparse.Namespace, progress: bool) -> Annotate:
             job=job,
             namespace=args.namespace.rstrip("/"),
             camera_height_m=args.camera_height or 0.0,
+            camera_pitch_rad=args.camera_pitch,
             rectified=args.rectified,
             limits=limits,
             storage=args.storage,

@@ -93,6 +93,7 @@ def annotate_bag(
     job: Mapping[str, Any] | None = None,
     namespace: str = "/depthforge",
     camera_height_m: float = 0.0,
+    camera_pitch_rad: float = 0.0,
     rectified: str = "auto",
     limits: DepthLimits = NO_LIMITS,
     storage: str = "mcap",
@@ -104,7 +105,8 @@ def annotate_bag(
     topics: image topics; none: the only one there is. info_topics: see find_cameras. calibration:
     a file that takes the place of CameraInfo. job: what else fixes the result (weights, backend);
     a run that was stopped or killed is only resumed if all of it is the same. camera_height_m,
-    rectified, limits: as the node's parameters. A resumed run learns the cameras' pitch anew.
+    camera_pitch_rad, rectified, limits: as the node's parameters. A resumed run learns a pitch that
+    is not given anew.
     segment_bytes: size of one file of the new bag, and so the most that a kill undoes. SIGINT and
     SIGTERM finish the file and end the run unfinished; they end a webcam's recording. progress:
     whether a bar shows it.
@@ -124,6 +126,7 @@ def annotate_bag(
             depth = CameraDepth(
                 variant,
                 camera_height_m,
+                camera_pitch_rad,
                 image_topic=camera.topic,
                 info_topic=camera.info_topic or "camera_info",
             )
@@ -150,6 +153,7 @@ def annotate_bag(
             "confidence_threshold": settings.confidence_threshold,
             "full_size": settings.full_size,
             "camera_height_m": camera_height_m,
+            "camera_pitch_rad": camera_pitch_rad,
             "rectified": rectified,
             "max_depth_m": limits.max_depth_m,
             "depth_confidence_threshold": limits.min_confidence,
