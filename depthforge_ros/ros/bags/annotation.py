@@ -32,7 +32,7 @@ from depthforge_ros.ros.bags.resumable_writer import SegmentedBag
 from depthforge_ros.ros.bags.topic import BagError, own_topic
 from depthforge_ros.ros.bags.video import VideoRecording, open_video
 from depthforge_ros.ros.calibration import Calibration
-from depthforge_ros.ros.images import BadImage
+from depthforge_ros.ros.images import BadImage, ImageReader
 from depthforge_ros.ros.messages import labels_message
 from depthforge_ros.ros.metric import NO_LIMITS, CameraDepth, DepthLimits, planner_messages
 
@@ -261,6 +261,7 @@ class _Annotator:
     ) -> None:
         self._bag, self._pipeline, self._lanes = bag, pipeline, lanes
         self._limits, self._bar = limits, bar
+        self._readers = {topic: ImageReader() for topic in lanes}
         self._infos: dict[str, list[_Lane]] = {}
         for lane in lanes.values():
             if lane.camera.info_topic is not None:
@@ -292,7 +293,7 @@ class _Annotator:
             return
         progress = self._bag.progress
         try:
-            frame, header = frame_from_raw(kind, raw)
+            frame, header = frame_from_raw(kind, raw, self._readers[topic])
             self._write(lane, header, frame, time_ns)
             progress["frames"] += 1
         except BadImage as error:

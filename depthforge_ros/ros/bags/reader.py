@@ -37,7 +37,7 @@ from depthforge_ros.ros.bags.topic import (
     parsed_qos,
     recorded_topic,
 )
-from depthforge_ros.ros.images import BadImage, frame_from_compressed, frame_from_image
+from depthforge_ros.ros.images import BadImage, ImageReader
 
 if TYPE_CHECKING:
     from mcap.records import Attachment
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from depthforge_ros.ros.bags.sqlite_file import SqliteFile
 
 IMAGE_TYPES = {
-    "sensor_msgs/msg/Image": (Image, frame_from_image),
-    "sensor_msgs/msg/CompressedImage": (CompressedImage, frame_from_compressed),
+    "sensor_msgs/msg/Image": Image,
+    "sensor_msgs/msg/CompressedImage": CompressedImage,
 }
-"""Type names of the topics that hold camera images, with their class and their conversion."""
+"""Type names of the topics that hold camera images, with their class."""
 
 
 def _storage(suffix: str) -> type[McapFile] | type[SqliteFile]:
@@ -253,16 +253,18 @@ def open_bag(path: Path) -> Iterator[Bag]:
         yield bag
 
 
-def frame_from_raw(kind: str, raw: bytes) -> tuple[Frame, Header]:
+def frame_from_raw(
+    kind: str, raw: bytes, reader: ImageReader | None = None
+) -> tuple[Frame, Header]:
     """Return the frame in a serialized message of one of IMAGE_TYPES, and the message's header.
 
+    reader: of the camera, which remembers the bits of its samples; None: the image by itself.
     Raises BadImage; its cause is corrupt_message if not even the message can be read.
     """
-    message_class, convert = IMAGE_TYPES[kind]
     try:
-        message = deserialize_message(raw, message_class)
+        message = deserialize_message(raw, IMAGE_TYPES[kind])
     except RuntimeError as error:
         raise BadImage(
             "corrupt_message", f"{kind} of {len(raw)} bytes cannot be read: {error}"
         ) from error
-    return convert(message), message.header
+    return (reader or ImageReader())(message), message.header
