@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 import zstandard
@@ -130,6 +131,31 @@ def test_a_damaged_chunk_costs_no_other(tmp_path: Path, enable_crcs: bool) -> No
     damage, count = bag.losses()
     assert damage.startswith(f"{file} is damaged in the ")
     assert count == f"/text: {len(messages)} of 40 messages read"
+
+
+@pytest.mark.parametrize("storage", ["mcap", "compressed", "sqlite3"])
+def test_no_damage_raises_and_none_is_silent(tmp_path: Path, storage: str) -> None:
+    if storage == "sqlite3":
+        file = write_bag(tmp_path / "bag", TEXTS, storage) / "bag.db3"
+    else:
+        kind = CompressionType.ZSTD if storage == "compressed" else CompressionType.NONE
+        file = mcap(tmp_path / "drive.mcap", compression=kind)
+    whole = file.read_bytes()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        content, start, length = bytearray(whole), *rng.integers(1, (len(whole), 3000))
+        if seed % 3 == 0:
+            del content[start:]
+        elif seed % 3 == 1:
+            content[start : start + length] = bytes(length)
+        else:
+            content[start : start + 4] = rng.bytes(4)
+        file.write_bytes(content)
+        try:
+            messages, bag = read(file)
+        except BagError:
+            continue
+        assert len(messages) == 40 or bag.losses(), seed
 
 
 def test_channels_that_are_not_ros_2_are_left_out_by_name(tmp_path: Path) -> None:

@@ -178,17 +178,21 @@ class McapFile:
             if run and (opcode != Opcode.MESSAGE or offset - run[0][0] > RUN_BYTES):
                 times += self._add_run(run, offset)
                 run = []
-            if opcode == Opcode.MESSAGE:
-                channel, _, log_ns, _ = _MESSAGE.unpack(self._file.read(_MESSAGE.size))
-                run.append((offset, channel, log_ns))
-            elif opcode == Opcode.CHUNK:
-                times += self._add_chunk(offset, min(end, self._size) - offset, complete)
-            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
-                self._define(opcode, self._file.read(length))
-            elif opcode == Opcode.ATTACHMENT:
-                self._attachments.append(offset)
-            elif opcode == Opcode.METADATA:
-                self._metadata.append(offset)
+            try:
+                if opcode == Opcode.MESSAGE:
+                    channel, _, log_ns, _ = _MESSAGE.unpack(self._file.read(_MESSAGE.size))
+                    run.append((offset, channel, log_ns))
+                elif opcode == Opcode.CHUNK:
+                    times += self._add_chunk(offset, min(end, self._size) - offset, complete)
+                elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+                    self._define(opcode, self._file.read(length))
+                elif opcode == Opcode.ATTACHMENT:
+                    self._attachments.append(offset)
+                elif opcode == Opcode.METADATA:
+                    self._metadata.append(offset)
+            except Exception:  # whatever broken bytes lead a parser to
+                broken_at = offset
+                break
             offset = end
         if run:
             times += self._add_run(run, min(offset, self._size))

@@ -90,7 +90,7 @@ class Bag:
         if not self._files:
             raise BagError("; ".join(self._losses) or f"bag {path} has no storage file")
         self._decompress = None
-        if described.get("compression_mode", "").lower() == "message":
+        if str(described.get("compression_mode")).lower() == "message":
             self._decompress = _zstd()
         self.remarks += [text for file in self._files for text in file.remarks]
         self.topics = self._described_topics(described)
@@ -115,7 +115,7 @@ class Bag:
         topics = {(topic.name, topic.kind): topic for topic in self.topics}
         read: Counter[tuple[str, str]] = Counter()
         for file in self._files:
-            for name, kind, time_ns, raw in file.messages(chosen):
+            for name, kind, time_ns, raw in self._messages_of(file, chosen):
                 topic = topics[name, kind]
                 if self._decompress is not None:
                     raw = self._decompressed(raw)
@@ -127,6 +127,14 @@ class Bag:
             count = read[topic.name, topic.kind]
             if topic.name in chosen and count < topic.count:
                 self._read[topic.name] = f"{topic.name}: {count} of {topic.count} messages read"
+
+    def _messages_of(
+        self, file: McapFile | SqliteFile, names: Collection[str]
+    ) -> Iterator[tuple[str, str, int, bytes]]:
+        try:
+            yield from file.messages(names)
+        except Exception as error:  # whatever broken bytes lead a parser to
+            self._read[str(file.path)] = f"{file.path} cannot be read any further: {error}"
 
     def attachments(self) -> Iterator[Attachment]:
         """Every attachment of its MCAP files."""
@@ -185,7 +193,9 @@ class Bag:
                 _decompress_file(path, whole)
                 path = whole
             return _storage(suffix)(path)
-        except (BagError, OSError) as error:
+        except ImportError:
+            raise
+        except Exception as error:  # whatever broken bytes lead a parser to
             text = str(error) if isinstance(error, BagError) else f"{path}: {error}"
             self._losses.append(text)
             return None
@@ -248,7 +258,9 @@ def open_bag(path: Path) -> Iterator[Bag]:
     with ExitStack() as stack:
         try:
             bag = Bag(path, stack)
-        except (BagError, OSError) as error:
+        except ImportError:
+            raise
+        except Exception as error:  # whatever a broken file leads a parser to
             raise BagError(f"bag {path} cannot be opened: {error}") from error
         yield bag
 

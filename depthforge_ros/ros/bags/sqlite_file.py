@@ -73,7 +73,8 @@ class SqliteFile:
         )
         try:
             for index, time_ns, raw in self._database.execute(query, tuple(chosen)):
-                yield chosen[index].name, chosen[index].kind, time_ns, bytes(raw)
+                if isinstance(time_ns, int) and isinstance(raw, bytes):  # else damaged, not counted
+                    yield chosen[index].name, chosen[index].kind, time_ns, raw
         except sqlite3.Error as error:
             self._lose(f"{self.path} breaks off: {error}")
 
@@ -152,7 +153,10 @@ class SqliteFile:
     def _count(self) -> Counter[int]:
         """Messages by topic, as far as the file can be read."""
         try:
-            found = self._database.execute("SELECT min(timestamp), max(timestamp) FROM messages")
+            found = self._database.execute(
+                "SELECT min(timestamp), max(timestamp) FROM messages "
+                "WHERE typeof(timestamp) = 'integer'"
+            )
             self.start_ns, self.end_ns = (time or 0 for time in found.fetchone())
             by_topic = "SELECT topic_id, count(*) FROM messages GROUP BY topic_id"
             return Counter(dict(self._database.execute(by_topic)))
@@ -162,7 +166,8 @@ class SqliteFile:
         counts: Counter[int] = Counter()
         with suppress(sqlite3.Error):
             for index, time_ns in self._database.execute(
-                "SELECT topic_id, timestamp FROM messages ORDER BY id"
+                "SELECT topic_id, timestamp FROM messages "
+                "WHERE typeof(timestamp) = 'integer' ORDER BY id"
             ):
                 counts[index] += 1
                 self.start_ns = min(self.start_ns or time_ns, time_ns)
