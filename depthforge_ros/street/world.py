@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .ground import ZONE_STEP_M, GroundLook
-from .layout import X0_M, Layout
-from .lots import DISTRICTS, line_side
+from .layout import DISTRICTS, X0_M, Layout, line_side
 from .mesh import Mesh
 from .noise import stream
 from .road import Road, random_road

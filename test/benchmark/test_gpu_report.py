@@ -14,7 +14,7 @@ from paths import ROOT
 
 from depthforge_ros import cli
 
-SCRIPT = ROOT / "docs" / "gpu_report.py"
+SCRIPT = ROOT / "docs" / "scripts" / "gpu_report.py"
 STEPS = runpy.run_path(str(SCRIPT))["steps"]("dinov2_l", "1024x512", "cpu")
 
 

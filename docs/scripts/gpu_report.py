@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every check and benchmark of this package that a GPU changes, written into one report.
 
-    python docs/gpu_report.py --out gpu.md
+    python docs/scripts/gpu_report.py --out gpu.md
 
 For whoever has a GPU that docs/performance.md has no figures of. A step that fails is reported
 with what it said, and the next one goes on. While a step runs, nvidia-smi is asked ten times a

@@ -2,7 +2,7 @@
 """Does depth help in weather that was never trained on? The three models of the question.
 
     python -m depthforge_ros.learning.street_cache runs/streets --drives 1200
-    python docs/generalisation.py --seeds 3
+    python docs/scripts/generalisation.py --seeds 3
 
 Encoders and method see clear streets alone. Every model is then measured on the same held-out
 streets under every condition. What is finished is kept below runs/, and a run that was
@@ -34,7 +34,7 @@ from depthforge_ros.learning.train_command import train
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.street import CONDITIONS
 
-CONFIGS = Path(__file__).resolve().parents[1] / "config" / "train"
+CONFIGS = Path(__file__).resolve().parents[2] / "config" / "train"
 STAGES = ("generalisation_1_visual", "generalisation_2_depth", "generalisation_3_method")
 NAMES = {
     Ablation.NONE: "no tokens",

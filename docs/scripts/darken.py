@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A copy of CamVid darkened to night, for measuring; no training uses it.
 
-    python docs/darken.py datasets/camvid datasets/camvid_night --only 0006R0
+    python docs/scripts/darken.py datasets/camvid datasets/camvid_night --only 0006R0
     depthforge evaluate --data camvid:datasets/camvid_night --limit 40
 
 It shares no code with the training augmentation (depthforge_ros/learning/relight) and knows neither

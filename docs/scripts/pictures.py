@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the pictures of the documents: python docs/pictures.py"""
+"""Draws the pictures of the documents: python docs/scripts/pictures.py"""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def streets() -> np.ndarray:
 
 
 if __name__ == "__main__":
-    target = Path(__file__).parent / "images" / "streets.jpg"
+    target = Path(__file__).parents[1] / "images" / "streets.jpg"
     picture = cv2.cvtColor(streets(), cv2.COLOR_RGB2BGR)
     if not cv2.imwrite(str(target), picture, [cv2.IMWRITE_JPEG_QUALITY, 88]):
         raise OSError(f"{target} cannot be written")

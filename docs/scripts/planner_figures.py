@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures of docs/topics.md: the condition of rendered streets, and what the outputs cost.
 
-python docs/planner_figures.py
+python docs/scripts/planner_figures.py
 """
 
 import time
