@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import ast
-import json
-import math
 import os
 import re
 import signal
@@ -17,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from bagfiles import START_NS, header, image, recorded, write_bag
@@ -139,60 +136,6 @@ def test_launched_executables_are_installed() -> None:
                 assert f'"{words["executable"]} = depthforge_ros.' in scripts
 
 
-def panels(tree: dict | str) -> list[str]:
-    """The panels of a Foxglove layout, from left to right and top to bottom."""
-    if isinstance(tree, str):
-        return [tree]
-    assert tree["direction"] in ("row", "column")
-    return panels(tree["first"]) + panels(tree["second"])
-
-
-def test_the_foxglove_layout_names_topics_and_titles() -> None:
-    content = json.loads((ROOT / "config" / "foxglove_layout.json").read_text("utf-8"))
-    configs = content["configById"]
-    assert sorted(panels(content["layout"])) == sorted(configs)
-    assert {name.partition("!")[0] for name in configs} == {"Image", "3D", "DiagnosticSummary"}
-    shown = [c["imageMode"]["imageTopic"] for n, c in configs.items() if n.startswith("Image!")]
-    assert shown == ["/image"] + [
-        f"/depthforge/{n}" for n in ("overlay", "semantic_color", "legend")
-    ]
-    assert configs["DiagnosticSummary!diagnostics"]["topicToRender"] == "/diagnostics"
-    # Foxglove and Lichtblick read the title by a key of their own.
-    assert all(c["foxglovePanelTitle"] == c["lichtblickPanelTitle"] for c in configs.values())
-    # Lichtblick has no colour mode for 32FC1, so depth is the cloud, coloured by z, seen from the
-    # camera: both honour that.
-    points, depth = (
-        configs[f"3D!{n}"]["topics"]["/depthforge/points"] for n in ("points", "depth")
-    )
-    assert points["colorMode"] == "rgb"
-    kept = ("colorField", "colorMode", "minValue", "maxValue")
-    assert [depth[k] for k in kept] == ["z", "colormap", 0, 80]
-
-
-def eye(camera: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Position and upward direction of a Foxglove camera (CameraStateSettings.ts of Lichtblick)."""
-    phi, theta = (math.radians(camera[key]) for key in ("phi", "thetaOffset"))
-    assert theta == 0
-    back = np.array([0, -math.sin(phi), math.cos(phi)])
-    up = np.array([0, math.cos(phi), math.sin(phi)])
-    return np.array(camera["targetOffset"]) + camera["distance"] * back, up
-
-
-def test_both_views_are_from_behind_the_camera_and_upright() -> None:
-    """In an optical frame: x right, y down, z ahead (REP 103)."""
-    layout = json.loads((ROOT / "config" / "foxglove_layout.json").read_text("utf-8"))
-    place, up = eye(layout["configById"]["3D!points"]["cameraState"])
-    view = yaml.safe_load(RVIZ.read_text("utf-8"))["Visualization Manager"]["Views"]["Current"]
-    pitch, yaw, distance = view["Pitch"], view["Yaw"], view["Distance"]
-    offset = [math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), math.sin(pitch)]
-    focus = np.array([view["Focal Point"][axis] for axis in "XYZ"])
-    assert np.allclose(place, focus + distance * np.array(offset), atol=0.3)
-    assert max(place[1], place[2], up[1]) < 0
-    place, up = eye(layout["configById"]["3D!depth"]["cameraState"])
-    assert np.allclose(place, 0)
-    assert np.allclose(up, [0, -1, 0])
-
-
 def test_the_dds_profile_has_room_for_images_and_keeps_udp() -> None:
     space = {"": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
     root = ET.parse(PROFILE).getroot()
@@ -221,38 +164,6 @@ def test_the_node_talks_under_the_dds_profile(
             assert answer.header.stamp.sec == 1_700_000_003
             assert node.end() == 0
             assert "XML" not in node.log
-
-
-def allowed(kind: str, verb: str) -> set[str]:
-    root = ET.parse(ROOT / "config" / "sros2" / "policy.xml").getroot()
-    return {e.text for group in root.iter(f"{kind}s") if verb in group.attrib for e in group}
-
-
-def test_the_policy_allows_what_the_running_node_has_and_nothing_else(tmp_path: Path) -> None:
-    """Without vision_msgs the node has no ~/label_info; Humble's has no ~/get_type_description."""
-    domain = own_domain()
-    own = ("depthforge", "/")
-
-    def names(found: list[tuple[str, list[str]]]) -> set[str]:
-        return {name.replace("/depthforge/", "~/") for name, _ in found}
-
-    # A relative variant with a camera height has every output.
-    values = {"checkpoint": "instant", "variant": "dinov2_s", "camera_height_m": 1.5}
-    with running_node(domain, tmp_path, **values), Bench(domain) as bench:
-        bench.wait_for("state", "active")
-        node = bench.node
-
-        def subscribed() -> set[str]:
-            return names(node.get_subscriber_names_and_types_by_node(*own))
-
-        bench.spin_until(lambda: "/image" in subscribed())
-        published = names(node.get_publisher_names_and_types_by_node(*own))
-        served = names(node.get_service_names_and_types_by_node(*own))
-        # Not there by default: use_sim_time false, image_transport raw.
-        heard = subscribed() | {"/clock", "/image/compressed"}
-    assert allowed("topic", "publish") - {"~/label_info"} == published - {"~/label_info"}
-    assert {f"/{name.lstrip('/')}" for name in allowed("topic", "subscribe")} == heard
-    assert allowed("service", "reply") == served
 
 
 RUN = """
