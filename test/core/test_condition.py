@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from depthforge_ros.condition import Condition, condition_of
+from depthforge_ros.condition import (
+    WRONG_AT_NO_DOUBT,
+    WRONG_PER_DOUBT,
+    Condition,
+    condition_of,
+)
 from depthforge_ros.ros.node.diagnostics import NodeStatus, status
 from depthforge_ros.ros.node.parameters import Parameters
 from depthforge_ros.ros.node.statistics import Statistics
@@ -51,15 +56,22 @@ def test_noise_is_estimated_beside_edges(sigma: float) -> None:
         {"saturated": 0.6},
         {"noise": 0.05},
         {"sharpness": 0.03},
-        {"doubt": 0.5},
     ],
 )
-def test_every_lack_degrades(change: dict[str, float]) -> None:
-    assert GOOD.degradation == 0
+def test_what_an_image_lacks_degrades_it_but_says_nothing_of_the_mask(
+    change: dict[str, float],
+) -> None:
     worse = dataclasses.replace(GOOD, **change)
-    assert worse.degradation > 0.3
-    assert 0 <= dataclasses.replace(worse, doubt=0.9).degradation <= 1
-    assert dataclasses.replace(worse, doubt=0.9).degradation >= 0.9
+    assert GOOD.image_degradation == 0
+    assert worse.image_degradation > 0.3
+    assert worse.degradation == GOOD.degradation
+
+
+def test_degradation_is_the_line_of_doubt_within_0_and_1() -> None:
+    for doubt in (0.0, 0.1, 0.3, 1.0):
+        line = WRONG_AT_NO_DOUBT + WRONG_PER_DOUBT * doubt
+        seen = dataclasses.replace(GOOD, doubt=doubt).degradation
+        assert seen == pytest.approx(min(1.0, max(0.0, line)))
 
 
 def test_night_and_fog_are_told_from_clear_streets() -> None:
@@ -74,43 +86,35 @@ def test_night_and_fog_are_told_from_clear_streets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("doubt", "limits", "level", "said"),
+    ("wrong", "limits", "level", "said"),
     [
-        (0.5, {}, DiagnosticStatus.OK, "0.0 frames/s"),
+        (0.2, {}, DiagnosticStatus.OK, "0.0 frames/s"),
+        (0.3, {}, DiagnosticStatus.WARN, "degraded: 30% of the pixels expected wrong (doubt "),
+        (0.6, {}, DiagnosticStatus.ERROR, "degraded: 60% of the pixels expected wrong (doubt "),
+        (0.6, {"degradation_error": 0.0}, DiagnosticStatus.WARN, "degraded: 60%"),
         (
-            0.75,
-            {},
-            DiagnosticStatus.WARN,
-            "degraded 0.75 (image 0.00, doubt 0.75); allowed below 0.7",
-        ),
-        (
-            0.95,
-            {},
-            DiagnosticStatus.ERROR,
-            "degraded 0.95 (image 0.00, doubt 0.95); allowed below 0.9",
-        ),
-        (0.95, {"degradation_error": 0.0}, DiagnosticStatus.WARN, "degraded 0.95"),
-        (
-            0.95,
+            0.6,
             {"degradation_error": 0.0, "degradation_warn": 0.0},
             DiagnosticStatus.OK,
             "0.0 frames/s",
         ),
-        (0.5, {"degradation_warn": 0.4}, DiagnosticStatus.WARN, "degraded 0.50"),
+        (0.2, {"degradation_warn": 0.1}, DiagnosticStatus.WARN, "degraded: 20%"),
     ],
 )
 def test_diagnostics_judge_by_the_parameters(
-    doubt: float, limits: dict[str, float], level: bytes, said: str
+    wrong: float, limits: dict[str, float], level: bytes, said: str
 ) -> None:
     statistics = Statistics()
     statistics.open_input()
+    doubt = (wrong - WRONG_AT_NO_DOUBT) / WRONG_PER_DOUBT
     statistics.note(condition=dataclasses.replace(GOOD, doubt=doubt))
     active = NodeStatus("active", checkpoint="trained.safetensors")
     report = status("depthforge", active, statistics.snapshot(), Parameters(**limits))
     assert report.level == level
     assert report.message.startswith(said)
     values = {entry.key: entry.value for entry in report.values}
-    assert values["degradation"] == f"{doubt:.3f}"
+    assert values["degradation"] == f"{wrong:.3f}"
+    assert values["doubt"] == f"{doubt:.3f}"
     assert values["brightness"] == "0.450"
 
 

@@ -336,17 +336,17 @@ class MonitoringParameters:
         "zero_stamp; false: they are served, and /diagnostics warns.",
     )
     degradation_warn: float = parameter(
-        0.7,
+        0.25,
         Effect.LIVE,
-        "Degradation of a frame, 0..1, by its image and the network's confidence, from which on "
-        "/diagnostics warns; 0: never.",
+        "Expected share of wrong pixels in a mask, 0..1, from which on /diagnostics warns; 0: "
+        "never. It follows from the network's doubt.",
         low=0.0,
         high=1.0,
     )
     degradation_error: float = parameter(
-        0.9,
+        0.5,
         Effect.LIVE,
-        "Degradation of a frame from which on /diagnostics reports an error; 0: never.",
+        "Expected share of wrong pixels from which on /diagnostics reports an error; 0: never.",
         low=0.0,
         high=1.0,
     )
