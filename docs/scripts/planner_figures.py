@@ -25,8 +25,8 @@ SEEDS = HELD_OUT_SEEDS[:8]
 
 
 def conditions() -> None:
-    """Medians over streets, with the doubt of `nano`; degradation with its least and its most; how
-    right the masks are, and whether they are less so where the node warns.
+    """Print medians over streets with the doubt of `nano`, the range of the degradation, how right
+    the masks are, and whether they are less so in frames that the node warns of.
     """
     pipeline = Pipeline(build_engine(load_variant("nano"), "", device="cpu"))
     names = ("brightness", "contrast", "sharpness", "noise", "saturated", "doubt")

@@ -88,7 +88,7 @@ def test_night_and_fog_are_told_from_clear_streets() -> None:
 @pytest.mark.parametrize(
     ("wrong", "limits", "level", "said"),
     [
-        (0.2, {}, DiagnosticStatus.OK, "0.0 frames/s"),
+        (0.15, {}, DiagnosticStatus.OK, "0.0 frames/s"),
         (0.3, {}, DiagnosticStatus.WARN, "degraded: 30% of the pixels expected wrong (doubt "),
         (0.6, {}, DiagnosticStatus.ERROR, "degraded: 60% of the pixels expected wrong (doubt "),
         (0.6, {"degradation_error": 0.0}, DiagnosticStatus.WARN, "degraded: 60%"),

@@ -336,7 +336,7 @@ class MonitoringParameters:
         "zero_stamp; false: they are served, and /diagnostics warns.",
     )
     degradation_warn: float = parameter(
-        0.25,
+        0.2,
         Effect.LIVE,
         "Expected share of wrong pixels in a mask, 0..1, from which on /diagnostics warns; 0: "
         "never. It follows from the network's doubt.",
