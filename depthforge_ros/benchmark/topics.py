@@ -20,13 +20,12 @@ import numpy as np
 from depthforge_ros.benchmark.machine import processor
 from depthforge_ros.ros.harness.node_process import (
     Process,
+    active_node,
     environment,
-    node_command,
     process,
     settle,
     use,
     wait_for,
-    wait_until_active,
 )
 from depthforge_ros.ros.harness.recorder import image_recorder
 from depthforge_ros.ros.harness.synthetic_camera import FRAME_ID
@@ -142,9 +141,8 @@ def measure(setting: Setting, folder: Path) -> Result:
     camera_log = folder / "camera.txt"
     with (
         image_recorder(*setting.masks) as recorder,
-        process("node", node_command(parameters, {}), env, folder / "node.txt") as node,
+        active_node(recorder, parameters, {}, env, folder / "node.txt") as node,
     ):
-        wait_until_active(recorder, node)
         with recorder.recording() as seen:
             before_s = cpu_seconds(node.pid)
             with process("camera", camera, env, camera_log) as sender:

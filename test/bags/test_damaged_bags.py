@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,22 @@ def test_a_file_without_a_whole_chunk_has_nothing_to_read(tmp_path: Path) -> Non
     messages, bag = read(file)
     assert messages == []
     assert len(bag.losses()) == 1
+
+
+def test_a_stale_index_of_metadata_costs_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "drive.mcap"
+    with file.open("wb") as stream:
+        writer = McapWriter(stream)
+        writer.start("ros2", "test")
+        writer.add_metadata("vehicle", {"plate": "X-1"})
+        writer.finish()
+    with file.open("rb") as stream:
+        (index,) = SeekingReader(stream).get_summary().metadata_indexes
+    before, indexed, after = file.read_bytes().rpartition(struct.pack("<Q", index.offset))
+    file.write_bytes(before + struct.pack("<Q", index.offset + 5) + after)
+    assert indexed
+    _, bag = read(file)
+    assert (bag.metadata, bag.losses()) == ([("vehicle", {"plate": "X-1"})], [])
 
 
 @pytest.mark.parametrize("enable_crcs", [True, False])

@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topic",
         action="append",
-        help="image topic, may be given several times; needed where the bag has more than one",
+        help="image topic, may be given several times; required if the bag has more than one",
     )
     parser.add_argument(
         "--camera-info-topic",
@@ -69,14 +69,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="YAML of ROS camera_calibration that takes the place of CameraInfo messages",
     )
-    parser.add_argument("--namespace", default="/depthforge", help="where the new topics go")
+    parser.add_argument("--namespace", default="/depthforge", help="namespace of the new topics")
     parser.add_argument(
         "--variant", default="nano", help=f"{', '.join(variant_names())}, or the path of a .yaml"
     )
     parser.add_argument(
         "--checkpoint",
         default="",
-        help="weights: files joined by commas, `untrained` or `instant`; empty: the variant's own",
+        help="weights: files joined by commas, `untrained` or `instant`; empty: the variant's",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--backend", default="auto", help="as the node's parameter backend")

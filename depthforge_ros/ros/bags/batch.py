@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many bags into a folder, by any number of processes: each bag is written once.
 
-Nobody hands out the work. Everyone goes through the same list and takes what is neither there nor
-being written by somebody else (resumable_writer.py), so a process that dies leaves nothing locked.
+There is no coordinator. Each process goes through the same list and takes the next bag that neither
+exists nor is locked (resumable_writer.py). A process that dies leaves no lock.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ Annotate = Callable[[Work], Summary]
 
 
 def find_work(paths: Sequence[Path], into: Path) -> list[Work]:
-    """Every bag of `paths`, which are bags or folders with bags below, in the order of their names.
+    """Return every bag of `paths`, bags or folders with bags below, in the order of their names.
 
     A bag keeps its name in `into`, and what lies between it and the folder that was named. Raises
-    ValueError where a path holds no bag, or two bags would have one name.
+    ValueError if a path holds no bag, or two bags would have one name.
     """
     named: dict[Path, Path] = {}
     for path in paths:
@@ -77,7 +77,7 @@ def _name(path: Path) -> Path:
 
 
 def shard_of(work: Sequence[Work], shard: str) -> list[Work]:
-    """The part `i/n` of a list, i from 1 to n. Raises ValueError."""
+    """Return the part `i/n` of a list, i from 1 to n. Raises ValueError."""
     try:
         index, count = (int(number) for number in shard.split("/"))
     except ValueError:
@@ -88,7 +88,7 @@ def shard_of(work: Sequence[Work], shard: str) -> list[Work]:
 
 
 def annotate_here(work: Sequence[Work], annotate: Annotate) -> int:
-    """Annotate what is left of the list, a line on stdout for each bag; the exit status.
+    """Annotate the bags that do not exist yet, print a line for each, and return the exit status.
 
     A bag that cannot be read is named on stderr and left out. If writing fails the rest is not
     tried: a full disk is full for the next bag as well.
@@ -130,8 +130,8 @@ def _report_existing(item: Work, error: ExistsError) -> int:
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:
-    """A line on stdout or another stream, in one piece. `print` writes its end apart where Python
-    is told not to buffer, and then lines of two workers run into each other.
+    """Print a line on stdout or another stream by one write. Unbuffered, `print` takes two, and
+    lines of two workers would run into each other.
     """
     stream = stream or sys.stdout
     stream.write(f"{text}\n")
@@ -148,10 +148,10 @@ def worst(statuses: set[int]) -> int:
 def annotate_with_workers(
     work: Sequence[Work], workers: int, start: Callable[[Sequence[Work]], int]
 ) -> int:
-    """Run `start(work)` in processes of their own; the exit status of all together.
+    """Run `start(work)` in so many processes and return the exit status of all together.
 
-    start: importable, as the processes begin anew; gives the status of `annotate_here`. Each
-    worker has the list in another order, so that they meet at its end only.
+    start: importable, for a spawned process; returns the status of `annotate_here`. Each worker
+    begins at another place of the list, so that they rarely compete.
     """
     if not work:
         return DONE

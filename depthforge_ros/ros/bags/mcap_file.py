@@ -157,7 +157,31 @@ class McapFile:
         ]
         self._attachments = [index.offset for index in summary.attachment_indexes]
         self._metadata = [index.offset for index in summary.metadata_indexes]
+        kinds = [Opcode.ATTACHMENT] * len(self._attachments)
+        kinds += [Opcode.METADATA] * len(self._metadata)
+        indexed = [*self._attachments, *self._metadata]
+        if [self._opcode_at(offset) for offset in indexed] != kinds:
+            self._find_other_records()  # some tools rewrite chunks and leave the rest of the index
         return True
+
+    def _opcode_at(self, offset: int) -> int:
+        self._file.seek(offset)
+        return self._file.read(1)[0] if offset < self._size else 0
+
+    def _find_other_records(self) -> None:
+        """Find attachments and metadata by the lengths of the records before them."""
+        offset = len(MAGIC)
+        self._attachments, self._metadata = [], []
+        while offset + _RECORD.size <= self._size:
+            self._file.seek(offset)
+            opcode, length = _RECORD.unpack(self._file.read(_RECORD.size))
+            if opcode in (0, Opcode.DATA_END):
+                break
+            if opcode == Opcode.ATTACHMENT:
+                self._attachments.append(offset)
+            elif opcode == Opcode.METADATA:
+                self._metadata.append(offset)
+            offset += _RECORD.size + length
 
     def _scan(self) -> None:
         """Read the file from its beginning as far as it goes."""

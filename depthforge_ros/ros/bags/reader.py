@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads rosbag2 bags: topics, raw messages in order, and an account of what could not be read.
 
-Messages stay serialized until somebody needs their content: a bag is replayed or copied byte for
-byte, and only images are looked into.
+Messages stay serialized: a bag is replayed or copied byte for byte, and only images are converted.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ finished file or not written at all, and OUT appears whole or not at all.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -58,16 +59,16 @@ class TakenError(BagError):
 
 
 class SegmentedBag:
-    """A bag open for writing, fresh or where a killed run left it. Use as a context manager.
+    """A bag open for writing, new or resumed after a kill. Use as a context manager.
 
-    progress: counters of the caller's, kept with every finished file and so exact after a kill.
+    progress: counters of the caller, stored with every finished file and so exact after a kill.
     source: the bag that it is made from; it keeps that bag's custom data, ROS distribution and, in
     MCAP, attachments and metadata records.
 
-    Any number of processes may try to write the same bag, on several machines where their file
-    system locks files between them: one of them does.
+    Any number of processes may try to write the same bag, on several machines if their file system
+    locks files between them: one of them does.
 
-    Raises ExistsError where the target exists, TakenError if another process writes it, and
+    Raises ExistsError if the target exists, TakenError if another process writes it, and
     BagError where OUT.partial belongs to a different job; the text names the difference.
     """
 
@@ -110,7 +111,7 @@ class SegmentedBag:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Unless `finish` or `pause` came first, what the open file holds is given up."""
+        """Discard the open file unless `finish` or `pause` came first."""
         if self._writer is not None:
             _abandon(self._writer)
             self._writer = None
@@ -124,7 +125,7 @@ class SegmentedBag:
         self._written_bytes += len(raw)
 
     def commit(self) -> None:
-        """Say that `progress` and what was written agree: here a new file may begin."""
+        """Mark that `progress` agrees with what was written: here a new file may begin."""
         if self._written_bytes >= self._segment_bytes:
             self.pause()
 
@@ -160,7 +161,7 @@ class SegmentedBag:
         parts = [self._metadata(part) for part in self._finished]
         for part, information in zip(self._finished, parts, strict=True):
             name = information["relative_file_paths"][0]
-            if not (bag / name).exists():  # it does where a run was killed in this loop
+            if not (bag / name).exists():  # it does if a run was killed in this loop
                 (part / name).rename(bag / name)
         metadata = bag / "metadata.yaml"
         custom = {"depthforge": json.dumps(self._job), "depthforge_losses": json.dumps(losses)}
@@ -198,7 +199,7 @@ class SegmentedBag:
         raise ExistsError(self.target, difference, losses)
 
     def _locked(self) -> bool:
-        """Lock OUT.partial. False where whoever had it has taken it away meanwhile.
+        """Lock OUT.partial. Return False if another process removed it meanwhile.
 
         Raises ExistsError, and TakenError if another process holds the lock.
         """
@@ -209,7 +210,7 @@ class SegmentedBag:
             self._lock = os.open(path, os.O_CREAT | os.O_RDWR)
             if not try_lock(self._lock):
                 raise TakenError(f"{self.partial} is being written by another process")
-            # The lock of a file that is gone keeps nobody out.
+            # The lock of a removed file excludes no one.
             if os.path.samestat(os.fstat(self._lock), os.stat(path)):
                 return True
         except (FileNotFoundError, FileExistsError):  # mkdir meets a folder that is being removed
@@ -222,11 +223,17 @@ class SegmentedBag:
         return False
 
     def _remove_partial(self) -> None:
-        """Take OUT.partial away as a whole, so that nobody takes it over half removed."""
+        """Remove OUT.partial after a rename, so that no process resumes what is half removed."""
         gone = self.partial.with_name(f"{self.partial.name}.removed")
-        shutil.rmtree(gone, ignore_errors=True)  # of a run that was killed right here
-        self.partial.rename(gone)
-        shutil.rmtree(gone)
+        while True:
+            shutil.rmtree(gone, ignore_errors=True)  # of a run that was killed right here
+            try:
+                self.partial.rename(gone)
+                break
+            except OSError as error:  # another process has renamed its own meanwhile
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        shutil.rmtree(gone, ignore_errors=True)  # another process may remove it too
 
     def _take_over(self) -> None:
         """Check that the job of OUT.partial is ours, and count what it has."""

@@ -51,7 +51,7 @@ class Topic:
     """One topic of a bag.
 
     kind: message type, such as sensor_msgs/msg/Image. definition: the text of its type, empty if
-    nobody knows it. digest: its RIHS01 type hash (REP-2016), zeros if the definition cannot be
+    unknown. digest: its RIHS01 type hash (REP-2016), zeros if the definition cannot be
     parsed. qos: every profile it was offered with. count: messages that the bag declares.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real graph of a demo: player, node and recorder in processes of their own, over DDS."""
+"""Runs player, node and recorder for a demo, the first two as processes, over DDS."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from std_msgs.msg import String
 
 from depthforge_ros.ros.harness.node_process import (
     Process,
+    active_node,
     environment,
-    node_command,
     process,
     settle,
     use,
     wait_for,
-    wait_until_active,
 )
 from depthforge_ros.ros.harness.recorder import Counters, Recorded, Recorder
 
@@ -39,7 +38,7 @@ SPARE = 0.7  # of the speed that a probe found; the rest is for what else the ma
 
 @dataclass(frozen=True)
 class Settings:
-    """What the node runs. depth_topic: `depth` or `inverse_depth`. domain_id: None: a free one."""
+    """Settings of the node. depth_topic: depth or inverse_depth. domain_id: None: a free one."""
 
     variant: str
     checkpoint: str
@@ -50,17 +49,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Driven:
-    """What came of one drive. counters: the node's, of this drive alone."""
+    """Messages and counters of one drive. counters: the node's, of this drive alone."""
 
     recorded: Recorded
     counters: Counters
 
     def count(self, topic: str) -> int:
-        """Messages that were heard on a topic."""
+        """Return the number of messages received on a topic."""
         return len(self.recorded.headers[topic])
 
     def foreign_headers(self) -> int:
-        """How many outputs have a header that no image had; more than 0 is a defect of the node."""
+        """Return how many outputs have a header that no image had; it should be 0."""
         headers = self.recorded.headers
         # They share theirs, and a listener may miss one of them.
         sent = {*headers[IMAGE_TOPIC], *headers[CAMERA_INFO_TOPIC]}
@@ -69,7 +68,7 @@ class Driven:
 
 
 class Graph:
-    """An active node and a recorder of all it takes and gives; images are played on demand."""
+    """An active node and a recorder of its inputs and outputs; images are played on demand."""
 
     def __init__(
         self,
@@ -83,9 +82,9 @@ class Graph:
         self._node, self._recorder, self._env, self._log = node, recorder, env, log
 
     def sustainable_hz(self, images: Path, fov_deg: float) -> float:
-        """A rate at which the node keeps up with these images, at most FASTEST_HZ.
+        """Return a rate that the node sustains with these images, at most FASTEST_HZ.
 
-        Found by playing faster than that. Raises RuntimeError where no masks come back.
+        Found by playing faster than that. Raises RuntimeError if no masks come back.
         """
         with self._recorder.recording() as seen:
             arrivals_ns = seen.arrivals_ns[SEMANTIC]
@@ -94,7 +93,7 @@ class Graph:
                     lambda: len(arrivals_ns) >= PROBE_MASKS, self._node, PROBE_TIMEOUT_S
                 ):
                     said = self._recorder.report().message
-                    raise RuntimeError(f"the node gives no masks; it says: {said}")
+                    raise RuntimeError(f"the node publishes no masks; its diagnostics: {said}")
             settle(self._recorder, self._node, SEMANTIC)
         period_ns = (arrivals_ns[PROBE_MASKS - 1] - arrivals_ns[0]) / (PROBE_MASKS - 1)
         return min(FASTEST_HZ, SPARE * 1e9 / period_ns)
@@ -102,7 +101,7 @@ class Graph:
     def drive(self, images: Path, fov_deg: float, rate_hz: float, bag: Path) -> Driven:
         """Play a folder of images through the node and record everything into `bag`.
 
-        fov_deg: horizontal field of view of the camera. Raises RuntimeError where a process fails
+        fov_deg: horizontal field of view of the camera. Raises RuntimeError if a process fails
         or does not answer.
         """
         before = self._recorder.report().counters
@@ -124,7 +123,7 @@ class Graph:
 
 @contextmanager
 def running(settings: Settings, log: Path) -> Iterator[Graph]:
-    """The graph, ready to drive. Raises RuntimeError where the node cannot be made to work."""
+    """The graph with an active node. Raises RuntimeError if the node does not become active."""
     env = environment(settings.domain_id)
     use(env)
     depth_topic = f"{NODE}/{settings.depth_topic}"
@@ -142,11 +141,10 @@ def running(settings: Settings, log: Path) -> Iterator[Graph]:
         "checkpoint": settings.checkpoint,
         "device": settings.device,
     }
-    command = node_command(parameters, {"image": IMAGE_TOPIC, "camera_info": CAMERA_INFO_TOPIC})
+    remaps = {"image": IMAGE_TOPIC, "camera_info": CAMERA_INFO_TOPIC}
     # The recorder first, so that it misses nothing and the domain is taken at once.
     with (
         Recorder(topics, {f"{NODE}/labels": String}) as recorder,
-        process("node", command, env, log) as node,
+        active_node(recorder, parameters, remaps, env, log) as node,
     ):
-        wait_until_active(recorder, node)
         yield Graph(depth_topic, node, recorder, env, log)

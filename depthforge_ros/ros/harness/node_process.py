@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes in processes of their own, started and ended by demo and benchmark."""
+"""Starts and ends nodes as processes, for demo and benchmark."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ DOMAINS = range(99, 79, -1)
 
 
 def free_domain() -> int:
-    """A ROS domain that nobody on this machine is in.
+    """Return a ROS domain that no process of this machine uses.
 
     The first participant of a domain holds the UDP port 7400 + 250 · domain + 10 (RTPS 2.2,
-    section 9.6.1.1). Raises RuntimeError where all of DOMAINS are taken.
+    section 9.6.1.1). Raises RuntimeError if all of DOMAINS are taken.
     """
     for domain in DOMAINS:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -47,7 +47,7 @@ def free_domain() -> int:
 
 
 def environment(domain_id: int | None, *, profile: bool = True) -> dict[str, str]:
-    """Loopback only, in a domain of its own, so that no vehicle and no neighbour is disturbed.
+    """Return the environment of a process on loopback, in a ROS domain that no one else uses.
 
     domain_id: None: a free one. profile: whether Fast DDS gets the shipped profile, without which
     large images get lost. Raises ValueError if there is no such domain.
@@ -70,7 +70,7 @@ def environment(domain_id: int | None, *, profile: bool = True) -> dict[str, str
 
 
 def use(env: Mapping[str, str]) -> None:
-    """Make this process, which listens too, part of the same environment."""
+    """Apply the environment to this process, which listens too."""
     for name in (*PROFILE_VARIABLES, NO_PROFILE):
         os.environ.pop(name, None)
     os.environ.update(env)
@@ -96,7 +96,7 @@ class Process:
         self._popen, self._log = popen, log
 
     def ended(self) -> bool:
-        """Whether it has ended well. Raises RuntimeError, with the end of its log, if not well."""
+        """Whether it ended with status 0. Raises RuntimeError with its last log lines otherwise."""
         status = self._popen.poll()
         if status:
             said = self._log.read_text("utf-8", "replace").splitlines()[-LOG_LINES:]
@@ -104,12 +104,12 @@ class Process:
         return status == 0
 
     def check(self) -> None:
-        """Raises RuntimeError where it is not there any more."""
+        """Raise RuntimeError if the process has ended."""
         if self.ended():
             raise RuntimeError(f"the {self.name} ended by itself")
 
     def end(self) -> None:
-        """Politely if it lets us."""
+        """End the process: by SIGINT, and if that does not help, by SIGKILL."""
         try:
             if self._popen.poll() is None:
                 self._popen.send_signal(signal.SIGINT)
@@ -123,7 +123,7 @@ class Process:
 
 @contextmanager
 def process(name: str, command: list[str], env: Mapping[str, str], log: Path) -> Iterator[Process]:
-    """A process that is gone at the end."""
+    """A process that runs for the time of the block."""
     with log.open("ab") as file:
         file.write(f"--- {name}: {' '.join(command)}\n".encode())
         file.flush()
@@ -138,7 +138,7 @@ def process(name: str, command: list[str], env: Mapping[str, str], log: Path) ->
 def node_command(
     parameters: Mapping[str, str | float | list[str]], remaps: Mapping[str, str]
 ) -> list[str]:
-    """The command line of the node depthforge with parameters and remapped topics."""
+    """Return the command line of the node depthforge with parameters and remapped topics."""
     command = [sys.executable, "-m", "depthforge_ros.ros.node", "--ros-args"]
     for name, value in parameters.items():
         text = f"'{value}'" if isinstance(value, str) else str(value)
@@ -149,7 +149,7 @@ def node_command(
 
 
 def wait_until_active(recorder: Recorder, node: Process) -> None:
-    """Wait until the node works. Raises RuntimeError with what it says where it does not."""
+    """Wait until the node is active. Raises RuntimeError with its diagnostics if it fails."""
 
     def active() -> bool:
         report = recorder.report()
@@ -161,10 +161,24 @@ def wait_until_active(recorder: Recorder, node: Process) -> None:
         raise RuntimeError(f"the node is not active after {START_TIMEOUT_S:.0f} s")
 
 
-def settle(recorder: Recorder, node: Process, *semantic: str) -> None:
-    """Wait until every image sent so far is accounted for, and its mask is here, on its topic.
+@contextmanager
+def active_node(
+    recorder: Recorder,
+    parameters: Mapping[str, str | float | list[str]],
+    remaps: Mapping[str, str],
+    env: Mapping[str, str],
+    log: Path,
+) -> Iterator[Process]:
+    """An active node in a process. Raises RuntimeError if it does not become active."""
+    with process("node", node_command(parameters, remaps), env, log) as node:
+        wait_until_active(recorder, node)
+        yield node
 
-    By the node's own report. Raises RuntimeError where frames vanish in the node.
+
+def settle(recorder: Recorder, node: Process, *semantic: str) -> None:
+    """Wait until every image sent so far is counted as published or dropped, and its mask is here.
+
+    According to the node's diagnostics. Raises RuntimeError if frames vanish in the node.
     """
     sent_ns = recorder.now_ns()
 
@@ -184,7 +198,7 @@ def settle(recorder: Recorder, node: Process, *semantic: str) -> None:
 
 
 def wait_for(condition: Callable[[], bool], node: Process, timeout_s: float) -> bool:
-    """Whether the condition came true in time. Raises RuntimeError where the node ends."""
+    """Return whether the condition became true in time. Raises RuntimeError if the node ends."""
     last = time.monotonic() + timeout_s
     while not condition():
         node.check()

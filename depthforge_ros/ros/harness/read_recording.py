@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a recorded drive back: every image with what the node said about it."""
+"""Reads a recorded drive back: every image with its mask and depth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PIXELS = {"rgb8": ("u1", (3,)), "mono8": ("u1", ()), "32FC1": ("<f4", ())}
 
 @dataclass(frozen=True)
 class Seen:
-    """One image, and what came back for it: None where the node dropped it or had no depth.
+    """One image with its results: None if the node dropped it or had no depth.
 
     depth is in the unit of its topic.
     """
@@ -35,8 +35,7 @@ def recorded(bag: Path, image: str, labels: str, depth: str) -> Iterator[Seen]:
     """Every image of the bag in order, joined by stamp with the topics of labels and depth."""
     names = {image: "rgb", labels: "labels", depth: "depth"}
     with open_bag(bag) as reader:
-        # Outputs come after their image and in any order; how many will come is known by a first
-        # look at the stamps alone.
+        # Outputs come after their image and in any order; a first pass over the stamps counts them.
         promised = Counter(stamp_of(raw) for *_, raw in reader.messages(names))
         waiting: dict[int, dict[str, np.ndarray]] = {stamp_ns: {} for stamp_ns in sorted(promised)}
         for topic, _, raw in reader.messages(names):

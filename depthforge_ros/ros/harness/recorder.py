@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hears what a running node takes and gives: counts it, times it, and writes it into bags.
+"""Records inputs and outputs of a running node: counts, arrival times and bags.
 
-Nothing is deserialized but the node's reports: a recorder that falls behind would measure itself.
-recording.py reads the bags.
+Only diagnostics are deserialized: a recorder that falls behind would measure itself.
+read_recording.py reads the bags.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUEUE = 30  # a second of a fast camera; the disk may pause that long
 
 @dataclass(frozen=True)
 class Counters:
-    """The node's account of its frames. without_camera_info: frames that no CameraInfo fitted."""
+    """The node's counters of frames. without_camera_info: frames that no CameraInfo fitted."""
 
     frames_in: int = 0
     frames_out: int = 0
@@ -42,11 +42,11 @@ class Counters:
 
     @property
     def pending(self) -> int:
-        """Frames that are being worked on."""
+        """Return the number of frames that are neither published nor dropped."""
         return self.frames_in - self.frames_out - sum(self.drops.values())
 
     def since(self, earlier: Counters) -> Counters:
-        """What was counted between then and now."""
+        """Return the differences to earlier counters."""
         grown = {cause: self.drops[cause] - earlier.drops.get(cause, 0) for cause in self.drops}
         return Counters(
             self.frames_in - earlier.frames_in,
@@ -68,7 +68,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What was heard during one recording, by topic and in order of arrival.
+    """Messages received during one recording, by topic and in order of arrival.
 
     headers: serialized. arrivals_ns: wall clock, like the stamps.
     """
@@ -77,21 +77,21 @@ class Recorded:
     arrivals_ns: dict[str, list[int]]
 
     def delays_ms(self, *topics: str) -> np.ndarray:
-        """Time from stamp to arrival of everything heard on the topics: [n]."""
+        """Return the time from stamp to arrival of every message of the topics: [n]."""
         headers = [header for topic in topics for header in self.headers[topic]]
         stamps_ns = [header_stamp_ns(header) for header in headers]
         arrivals_ns = [arrival_ns for topic in topics for arrival_ns in self.arrivals_ns[topic]]
         return (np.array(arrivals_ns) - np.array(stamps_ns)) / 1e6
 
     def delay_percentiles_ms(self, topic: str, *percents: float) -> tuple[float, ...]:
-        """Percentiles of the delays of a topic, NaN where nothing was heard."""
+        """Return percentiles of the delays of a topic, NaN if nothing was received."""
         delays_ms = self.delays_ms(topic)
         if not len(delays_ms):
             return (float("nan"),) * len(percents)
         return tuple(float(value) for value in np.percentile(delays_ms, percents))
 
     def wrong_headers(self, topic: str, stamps_ns: Sequence[int], frame_id: str) -> int:
-        """Messages whose header is not that of an image, or that of one which had its turn already.
+        """Return how many messages have the header of no image, or of an older one than before.
 
         stamps_ns, frame_id: of the images, in the order in which they were sent.
         """
@@ -105,7 +105,7 @@ class Recorded:
 
 
 class Recorder:
-    """A listener in a thread of its own, from construction to the end of its context.
+    """A listener with its own thread, from construction to the end of its context.
 
     topics: message class by topic name, each with a header. latched: likewise without one, for
     topics whose last message belongs to every recording.
@@ -142,14 +142,14 @@ class Recorder:
         self._thread.join()
 
     def report(self) -> Report:
-        """What the node last said. Raises RuntimeError where recording has failed since."""
+        """Return the node's last diagnostics. Raises RuntimeError if recording has failed."""
         if self._failure is not None:
             name = type(self._failure).__name__
             raise RuntimeError(f"recording failed: {name}: {self._failure}") from self._failure
         return self._report
 
     def heard(self, topic: str) -> int:
-        """Messages on the topic since construction."""
+        """Return the number of messages on the topic since construction."""
         return self._heard[topic]
 
     @staticmethod
@@ -159,10 +159,10 @@ class Recorder:
 
     @contextmanager
     def recording(self, target: Path | None = None) -> Iterator[Recorded]:
-        """What is heard within the block, and where there is a target, a bag of it.
+        """The messages received within the block; with a target, also written into a bag.
 
-        The bag appears when the block ends well. Raises BagError, and RuntimeError where recording
-        failed.
+        The bag appears if the block ends without an error. Raises BagError, and RuntimeError if
+        recording failed.
         """
         seen = self._nothing()
         if target is None:
@@ -239,7 +239,7 @@ class Recorder:
             self._executor.spin()
         except ExternalShutdownException:
             return
-        except Exception as error:  # a full disk, for one; whoever asks for a report is told
+        except Exception as error:  # such as a full disk; `report` raises it
             self._failure = error
 
 

@@ -5,8 +5,7 @@ With several topics it is as many cameras, which shoot at the same time.
 
     python -m depthforge_ros.ros.harness.synthetic_camera --width 1920 --height 1080
 
-What it prints at the end, as JSON: how many images it sent, in how many seconds, how late the worst
-of them was, and the stamps of each topic in turn.
+Prints at the end, as JSON: number of images, seconds, largest delay, and the stamps of each topic.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ MATCHING_S = 0.5
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Publish until the time is over; 0, or 1 where nobody listens."""
+    """Publish until the time is over; return 0, or 1 if there is no subscriber."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=1920)
     parser.add_argument("--height", type=int, default=1080)
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     last = time.monotonic() + MATCH_TIMEOUT_S
     while not all(publisher.get_subscription_count() for publisher in publishers):
         if time.monotonic() > last:
-            print(f"nobody listens to {' or '.join(topics)}", file=sys.stderr)
+            print(f"no subscriber of {' or '.join(topics)}", file=sys.stderr)
             return 1
         time.sleep(0.01)
     time.sleep(MATCHING_S)

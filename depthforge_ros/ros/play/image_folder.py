@@ -154,7 +154,7 @@ class ImageFolder(ImageSource):
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder in natural order. Raises ValueError where there are none."""
+    """Return the images of a folder in natural order. Raises ValueError if there are none."""
     if not folder.is_dir():
         reason = "is no folder" if folder.exists() else "does not exist"
         raise ValueError(f"{folder} {reason}")

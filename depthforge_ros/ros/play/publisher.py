@@ -78,7 +78,7 @@ class Source(Protocol):
 
 @dataclass
 class Report:
-    """What was published, by topic; by how much the worst message was late."""
+    """Number of messages published by topic, and the largest delay of one."""
 
     published: Counter[str] = field(default_factory=Counter)
     latest_s: float = 0.0
@@ -96,7 +96,7 @@ def play(
     wait_for_node: str = "",
     timeout_s: float = 30.0,
 ) -> Report:
-    """Publish the source until its end, or for ever with `loop`, or until `stop` is set.
+    """Publish the source until its end, with `loop` again and again, or until `stop` is set.
 
     clock_hz: /clock carries the source's time that often; 0: no /clock. wait_for_subscribers:
     subscriptions on all topics together, /clock too, that must be there before the first message.
@@ -104,8 +104,8 @@ def play(
     After the last message, waits for reliable subscriptions to have everything, and a moment for
     the others.
 
-    Raises TimeoutError where the subscriptions do not come within timeout_s, ValueError where a
-    node is waited for and nothing of the source is an image.
+    Raises TimeoutError if the subscriptions do not come within timeout_s, ValueError if a node is
+    waited for and the source has no image topic.
     """
     publishers = {
         topic: node.create_publisher(offer.kind, topic, offer.qos)
@@ -203,7 +203,7 @@ def _await_node(
 def _came_true(
     condition: Callable[[], bool], timeout_s: float, matching_s: float, stop: threading.Event
 ) -> bool:
-    """Wait until then and for matching_s more; False where the time is over first.
+    """Wait until the condition holds and for matching_s more; False if the time is over first.
 
     A stop ends the waiting too.
     """
