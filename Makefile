@@ -28,7 +28,7 @@ help:
 	@echo '             IMAGES=folder of pictures (default: rendered streets)  OUT=folder (demo_out)'
 	@echo '             FOV=their horizontal field of view in degrees (60)'
 	@echo 'make test    lint, then every test'
-	@echo 'make lint    ruff check and ruff format --check'
+	@echo 'make lint    ruff check, ruff format --check and mypy'
 	@echo 'make clean   remove $(VENV) and everything that was built'
 	@echo
 	@echo 'All of them install into $(VENV) first, from wheels for x86-64 Linux.'
@@ -53,6 +53,7 @@ test: lint
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) build install log *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -74,10 +74,13 @@ setup(
         "test": [
             "colcon-common-extensions",
             "hypothesis>=6",
+            "mypy>=1.15",
             "onnxruntime>=1.20",
             "pytest>=8",
             "ruff>=0.17,<0.18",  # what it reports and how it formats changes between minors
             "scikit-learn",
+            "types-PyYAML",
+            "types-tqdm",
             "wheel",  # the tests install without build isolation; setuptools < 70.1 needs it
         ],
     },

@@ -71,10 +71,11 @@ def condition_of(rgb: np.ndarray, confidence: np.ndarray) -> Condition:
     (bent,) = _percentiles(np.minimum(bends, 255).astype(np.uint8), (50,))
     brightest = cv2.max(cv2.max(green, np.ascontiguousarray(rows[..., 0])), rows[..., 2].copy())
     sure = confidence[:: max(1, len(confidence) // SAMPLED_ROWS)]
+    above = cv2.compare(brightest, SATURATED, cv2.CMP_GE)  # type: ignore[call-overload]
     return Condition(
         brightness=float(green.mean()) / 255,
         contrast=(high - low) / 255,
-        saturated=cv2.countNonZero(cv2.compare(brightest, SATURATED, cv2.CMP_GE)) / green.size,
+        saturated=cv2.countNonZero(above) / green.size,
         # The median ignores edges. A bend is x - 2y + z: sqrt(6) times the noise of one pixel.
         noise=bent / (0.6745 * math.sqrt(6)) / 255,
         sharpness=steep / 255,

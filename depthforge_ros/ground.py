@@ -121,6 +121,7 @@ class GroundScale:
             np.isfinite(camera).all() and camera[0, 0] > 0 and camera[1, 1] > 0
         ):
             raise NoGroundError("the camera is not calibrated: K has no focal length")
+        assert seen.depth is not None
         rays_of_pixels = pixel_rays(camera, *seen.labels.shape)
         finite = np.isfinite(seen.depth)
         known = finite & np.isfinite(rays_of_pixels.x + rays_of_pixels.y)
@@ -175,7 +176,7 @@ def robust_plane(rays: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, float]:
     rays: [n, 3], d: [n]. Least squares, reweighted by Tukey's biweight from a fit of least
     absolute deviations (Huber, Robust Statistics, 1981).
     """
-    weights = np.ones(len(d))
+    weights: np.ndarray = np.ones(len(d))
     for turn in range(2 * ROUNDS):
         root = np.sqrt(weights)
         plane, *_ = np.linalg.lstsq(rays * root[:, None], d * root, rcond=None)

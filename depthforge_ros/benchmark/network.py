@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         way = countable(name, counted, height, width)
         images = torch.zeros(shape, dtype=torch.uint8, device="meta")
         with torch.no_grad(), way.mode():
-            counts[name] = dict(stage_flops(way.network, images))
+            counts[name] = dict(stage_flops(way.network, images))  # type: ignore[arg-type]
     network = load_network(variant, args.checkpoint).to(device).eval().requires_grad_(False)
     ways = {name: prepare(name, network, height, width, args.batch) for name in names}
     del network

@@ -59,7 +59,7 @@ def modules_of(network: DepthForge | Deployed | Compiled) -> dict[str, list[nn.M
         encoders = _present(network.visual, network.depth)
         stems = {name: [one.patch_embed] for name, one in encoders.items()}
         parts = network
-        last = network.visual if network.depth is None else network.depth
+        last: Any = network.visual if network.depth is None else network.depth
         refinement, norm = [network.refinement], last.norm
     found = {name: [*stems[name], *one.blocks] for name, one in encoders.items()}
     return found | {

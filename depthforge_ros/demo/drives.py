@@ -59,7 +59,7 @@ class Drive:
 
 def fingerprint(rgb: np.ndarray) -> str:
     """Return a hash of the pixels, by which a recorded image is matched with its truth and name."""
-    return hashlib.sha256(np.ascontiguousarray(rgb)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(rgb).data).hexdigest()
 
 
 def rendered(condition: str, frames: int, folder: Path) -> Drive:

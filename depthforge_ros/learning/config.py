@@ -219,7 +219,7 @@ def open_dataset(settings: DatasetSettings, labels: LabelSet | None = None) -> S
 
     Raise DatasetLayoutError if its files are missing, ValueError if it cannot have the label set.
     """
-    source = open_untaught(settings)
+    source: SampleSource = open_untaught(settings)
     if labels is not None:
         source = datasets.with_label_set(source, labels, settings.kind is DatasetKind.FOLDER)
     return source if settings.taught is None else Taught(source, settings.taught)

@@ -53,7 +53,8 @@ def decay_groups(
         if isinstance(part, nn.LayerNorm | nn.GroupNorm)
         for parameter in part.parameters(recurse=False)
     }
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             flat = parameter.dim() < 2 and decay is Decay.MATRICES

@@ -40,7 +40,10 @@ class Sample:
 class SampleSource(Protocol):
     """A data set: samples by position. `domain` names it."""
 
-    domain: str
+    @property
+    def domain(self) -> str:
+        """Name of the data set."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of samples."""

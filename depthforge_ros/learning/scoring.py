@@ -136,7 +136,9 @@ def source_of(settings: DatasetSettings, labels: LabelSet | None = None) -> Samp
     """
     if settings.kind is not DatasetKind.STREET_HELD_OUT:
         return open_dataset(settings, labels)
-    source = HeldOutStreets(settings.frames, settings.only or CONDITIONS, every_condition=True)
+    source: SampleSource = HeldOutStreets(
+        settings.frames, settings.only or CONDITIONS, every_condition=True
+    )
     return source if labels is None else with_label_set(source, labels, has_own_ids=False)
 
 

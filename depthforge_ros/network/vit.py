@@ -157,7 +157,9 @@ class PatchEmbedding(nn.Conv2d):
     def __init__(self, width: int) -> None:
         super().__init__(3, width, PATCH, PATCH)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(  # type: ignore[override]  # it has finer maps where a convolution has none
+        self, images: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Images [B, 3, H, W] -> patches [B, C, H/16, W/16] and no finer maps."""
         return super().forward(images), ()
 

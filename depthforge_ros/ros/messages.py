@@ -83,7 +83,7 @@ def _file_message(
     if not encoded:
         raise ValueError(f"image {list(image.shape)} cannot be encoded as {suffix}")
     data = array.array("B")
-    data.frombytes(memoryview(content).cast("B"))
+    data.frombytes(content.tobytes())
     return CompressedImage(header=header, format=packing, data=data)
 
 
@@ -148,7 +148,7 @@ def _image_message(
         )
     height, width = image.shape[:2]
     data = array.array("B")  # assigning bytes or an ndarray is converted element by element
-    data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
+    data.frombytes(np.ascontiguousarray(image).data.cast("B"))
     return Image(
         header=header,
         height=height,

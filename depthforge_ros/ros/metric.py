@@ -143,6 +143,7 @@ class CameraDepth:
         self, frame: Frame, seen: Prediction, calibration: Calibration | None, source: Hashable
     ) -> DepthImages:
         """Relative depth in metres by the road, or the reason why the road gives none."""
+        assert self._ground is not None
         if calibration is None:
             return DepthImages()
         source = (source, frame.frame_id, frame.width, frame.height)

@@ -159,8 +159,8 @@ def shapes_of(variant: Variant) -> dict[str, tuple[int, ...]]:
     head = replace(variant.depth_head, kind=DepthKind.RELATIVE, max_depth_m=None, focal_px=None)
     visual = replace(variant.visual, licence="", source=None)
     depth = None if variant.depth is None else replace(variant.depth, licence="", source=None)
-    same = {"name": "", "adapter": None, "depth_in_tokens": True, "depth_head": head}
-    return _shapes(replace(variant, visual=visual, depth=depth, **same))
+    same = replace(variant, name="", adapter=None, depth_in_tokens=True, depth_head=head)
+    return _shapes(replace(same, visual=visual, depth=depth))
 
 
 @functools.lru_cache
@@ -183,7 +183,9 @@ def our_names(
         first = ", ".join(list(file.shapes)[:3])
         known = ", ".join(known.value for known in Layout)
         raise WeightsError(f"{file.path} holds {first}, …; expected weights of one of: {known}")
-    aliases = {alias: (name,) for name in expected for alias in aliases_of(name)}
+    aliases: dict[str, tuple[str, ...]] = {
+        alias: (name,) for name in expected for alias in aliases_of(name)
+    }
     if layout is Layout.DEPTH_ANYTHING:
         if not any(name.startswith("depth.") for name in expected):  # its encoder is the only one
             aliases = {
@@ -223,7 +225,8 @@ def _refuse_others(
     held = {name for pieces in names.values() for name in pieces}
     if (mismatch := token_mismatch(layout, held, variant)) is not None:
         raise WeightsError(f"{file.path} is {mismatch}")
-    kind = {Layout.DINOV2: "dinov2", Layout.EVA02: "eva02"}.get(layout)
+    kinds: dict[Layout | None, str] = {Layout.DINOV2: "dinov2", Layout.EVA02: "eva02"}
+    kind = kinds.get(layout)
     if kind not in (None, variant.visual.kind):
         raise WeightsError(
             f"{file.path} is a visual encoder of kind {kind}, variant {variant.name!r} wants "

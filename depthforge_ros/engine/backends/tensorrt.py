@@ -123,7 +123,8 @@ def build(network: DepthForge, shape: Shape, precision: str, folder: Path) -> No
     converted: the whole graph becomes one engine or none.
     """
     make = _build_torch_tensorrt if builder() == TORCH_TENSORRT else _build_onnx
-    with torch.cuda.device(network.mean.device), _timing_cache(network.mean.device) as cache:
+    device = next(network.buffers()).device
+    with torch.cuda.device(device), _timing_cache(device) as cache:
         serialized = make(network, shape, precision, cache)
     (folder / ENGINE).write_bytes(serialized)
 
@@ -146,7 +147,7 @@ def _build_torch_tensorrt(
 ) -> bytes:
     import torch_tensorrt
 
-    device = network.mean.device
+    device = next(network.buffers()).device
     folded = Folded(network, None if precision == "fp32" else DTYPES[precision], Sampling.GATHER)
     # Images become floats outside of the engine, which then needs no bytes.
     program = export_network(
@@ -270,7 +271,8 @@ class _Runner:
         if self._context is None:
             raise RuntimeError("TensorRT has no memory for the engine's context")
         self._buffers: dict[str, Tensor] = {}
-        inputs, outputs = [], []
+        inputs: list[str] = []
+        outputs: list[str] = []
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             buffer = torch.empty(

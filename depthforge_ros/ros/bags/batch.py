@@ -168,11 +168,11 @@ def annotate_with_workers(
             process.join()
     if received:
         return INTERRUPTED
-    statuses = set()
+    statuses: set[int] = set()
     for process in processes:
         if process.exitcode not in (DONE, FAILED, PARTIAL, BUSY, INTERRUPTED):
             _say(f"a worker ended with status {process.exitcode}", sys.stderr)
-        statuses.add(process.exitcode)
+        statuses.add(FAILED if process.exitcode is None else process.exitcode)
     if all(item.target.exists() for item in work):
         statuses.discard(BUSY)  # with what another of these workers had in hand
     return worst(statuses or {DONE})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import yaml
 from sensor_msgs.msg import CameraInfo
@@ -50,7 +51,7 @@ def read_camera_info(path: Path) -> CameraInfo:
 
 
 def _numbers(path: Path, key: str, matrix: object, length: int | None) -> list[float]:
-    data = matrix.get("data") if isinstance(matrix, dict) else None
+    data: Any = matrix.get("data") if isinstance(matrix, dict) else None
     try:
         numbers = [float(value) for value in data]
     except (TypeError, ValueError) as error:

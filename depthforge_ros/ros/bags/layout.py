@@ -33,9 +33,10 @@ def is_bag(path: Path) -> bool:
 def split_files(folder: Path) -> list[Path]:
     """Return the storage files of a folder in order if they are one bag, else nothing."""
     files = [path for path in folder.iterdir() if storage_suffix(path) and path.is_file()]
-    numbered = {path: re.fullmatch(r"(.+)_(\d+)", path.name.partition(".")[0]) for path in files}
-    stems = {(found and found[1], storage_suffix(path)) for path, found in numbered.items()}
-    if len(stems) != 1 or None in numbered.values():
+    found = [re.fullmatch(r"(.+)_(\d+)", path.name.partition(".")[0]) for path in files]
+    numbered = {path: match for path, match in zip(files, found, strict=True) if match}
+    stems = {(match[1], storage_suffix(path)) for path, match in numbered.items()}
+    if len(stems) != 1 or len(numbered) != len(files):
         return []
     return sorted(files, key=lambda path: int(numbered[path][2]))
 

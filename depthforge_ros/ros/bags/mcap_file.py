@@ -315,7 +315,7 @@ class McapFile:
                 if record.name != "rosbag2":
                     self.metadata.append((record.name, record.metadata))
                     continue
-                content = yaml.safe_load(record.metadata.get("serialized_metadata", "")) or {}
+                content: dict = yaml.safe_load(record.metadata.get("serialized_metadata", "")) or {}
                 content = content.get("rosbag2_bagfile_information", content)
                 self.custom_data |= content.get("custom_data") or {}
                 distro = record.metadata.get("ROS_DISTRO") or content.get("ros_distro")

@@ -65,7 +65,10 @@ class _McapStorage:
 class BagWriter(Writer):
     """rosbags' writer of a bag, with the MCAP storage of this module."""
 
-    STORAGE_PLUGINS: ClassVar = {**Writer.STORAGE_PLUGINS, StoragePlugin.MCAP: _McapStorage}
+    STORAGE_PLUGINS: ClassVar = {  # type: ignore[misc]  # rosbags names no type for it
+        **Writer.STORAGE_PLUGINS,
+        StoragePlugin.MCAP: _McapStorage,  # type: ignore[dict-item]
+    }
 
     def keep(
         self, attachments: Iterable[Attachment], metadata: Iterable[tuple[str, Mapping[str, str]]]

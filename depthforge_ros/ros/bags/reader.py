@@ -117,9 +117,10 @@ class Bag:
             for name, kind, time_ns, raw in self._messages_of(file, chosen):
                 topic = topics[name, kind]
                 if self._decompress is not None:
-                    raw = self._decompressed(raw)
-                    if raw is None:
+                    unpacked = self._decompressed(raw)
+                    if unpacked is None:
                         continue
+                    raw = unpacked
                 read[name, kind] += 1
                 yield topic, time_ns, raw
         for topic in self.topics:
@@ -220,6 +221,7 @@ class Bag:
         return list(topics.values())
 
     def _decompressed(self, raw: bytes) -> bytes | None:
+        assert self._decompress is not None
         try:
             return self._decompress.decompressobj().decompress(raw)
         except Exception:  # of zstandard

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from rosbags.interfaces import Connection
@@ -35,11 +35,12 @@ from depthforge_ros.ros.bags.topic import BagError, Topic
 if TYPE_CHECKING:
     from depthforge_ros.ros.bags.mcap_storage import BagWriter
     from depthforge_ros.ros.bags.reader import Bag
+    from depthforge_ros.ros.bags.video import VideoRecording
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 # 9 is the latest, but releases before Kilted cannot read its QoS profiles.
-_BAG_VERSION = 8
+_BAG_VERSION: Final = 8
 
 
 class ExistsError(BagError):
@@ -80,7 +81,7 @@ class SegmentedBag:
         job: Mapping[str, Any],
         storage: str,
         segment_bytes: int,
-        source: Bag | None = None,
+        source: Bag | VideoRecording | None = None,
     ) -> None:
         self._source = source
         self.target = target
@@ -121,6 +122,7 @@ class SegmentedBag:
         """Add a serialized message with its log time."""
         if self._writer is None:
             self._open_file()
+        assert self._writer is not None
         self._writer.write(self._connections[topic, kind], time_ns, raw)
         self._written_bytes += len(raw)
 

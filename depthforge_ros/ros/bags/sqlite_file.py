@@ -146,7 +146,7 @@ class SqliteFile:
             self.ros_distro = row.get("ros_distro", "")
         for row in self._rows("metadata"):
             with suppress(yaml.YAMLError, AttributeError):
-                content = yaml.safe_load(row["metadata"]) or {}
+                content: dict = yaml.safe_load(row["metadata"]) or {}
                 content = content.get("rosbag2_bagfile_information", content)
                 self.custom_data |= content.get("custom_data") or {}
 

@@ -117,6 +117,7 @@ class VideoRecording:
             header = Header(frame_id=FRAME_ID)
             header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, _SECOND_NS)
             for topic in infos:
+                assert self._info is not None  # without one there is no such topic
                 self._info.header = header
                 yield topic, stamp_ns, serialize_message(self._info)
             if names is None or images.name in names:

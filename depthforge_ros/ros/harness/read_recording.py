@@ -36,10 +36,10 @@ def recorded(bag: Path, image: str, labels: str, depth: str) -> Iterator[Seen]:
     names = {image: "rgb", labels: "labels", depth: "depth"}
     with open_bag(bag) as reader:
         # Outputs come after their image and in any order; a first pass over the stamps counts them.
-        promised = Counter(stamp_of(raw) for *_, raw in reader.messages(names))
+        promised = Counter(stamp_of(raw) or 0 for *_, raw in reader.messages(names))
         waiting: dict[int, dict[str, np.ndarray]] = {stamp_ns: {} for stamp_ns in sorted(promised)}
         for topic, _, raw in reader.messages(names):
-            parts = waiting[stamp_of(raw)]
+            parts = waiting[stamp_of(raw) or 0]
             parts[names[topic.name]] = pixels(deserialize_message(raw, Image))
             while waiting:
                 stamp_ns, parts = next(iter(waiting.items()))

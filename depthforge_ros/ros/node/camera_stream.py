@@ -256,7 +256,12 @@ class Stream:
 
     def _spatial_messages(self, job: Job, seen: Prediction, depth: DepthImages) -> dict[str, Any]:
         """Return points and grid, if requested, calibrated and in metres."""
-        if self._spatial is None or depth.metres is None or job.calibration is None:
+        if (
+            self._spatial is None
+            or depth.metres is None
+            or depth.certain_m is None
+            or job.calibration is None
+        ):
             return {}
         height, width = seen.labels.shape
         return self._spatial.messages(

@@ -90,7 +90,7 @@ class Inference:
         except Exception:
             self._close_outputs()
             raise
-        self._workers = [
+        self._workers: list[Worker] = [
             Worker("depthforge_inference", self._schedule, self._work, self._batch_failed)
         ]
         if self._arrivals is not None and self._deliveries is not None:

@@ -24,7 +24,7 @@ class ParameterNode(LifecycleNode):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.declare_parameters("", declarations())
+        self.declare_parameters("", [*declarations()])
         self.values = self._read()
         check_classes(self.values)
         self.add_on_set_parameters_callback(self._validate)

@@ -96,10 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         _check_files(arguments)
-        rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(
+            args=None if argv is None else list(argv),
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
         node = DepthForgeNode(keep_going)
     except Exception as error:
-        expected = (ValueError, OSError, RCLError, RuntimeError)
+        expected: tuple[type[Exception], ...] = (ValueError, OSError, RCLError, RuntimeError)
         expected += (InvalidParameterTypeException, InvalidParameterValueException)
         if not isinstance(error, expected):
             raise

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -70,6 +69,7 @@ class PointCloudPacker:
             self._message = _empty(height, width)
             # x, y, z, colour and the rest. Bytes of those two that nobody writes stay zero.
             self._planes = np.zeros((5, height, width), np.float32)
+        assert self._planes is not None
         x, y, z, color, rest = self._planes
         rays = pixel_rays(camera, height, width)
         with np.errstate(invalid="ignore"):  # Inf · 0 is NaN, which is what is requested
@@ -96,8 +96,8 @@ def _as_bytes(plane: np.ndarray) -> np.ndarray:
 def _empty(height: int, width: int) -> PointCloud2:
     """A cloud of zeros."""
     fields = [
-        PointField(name=name, offset=offset, datatype=_TYPES[kind.str], count=1)
-        for name, (kind, offset) in POINT.fields.items()
+        PointField(name=name, offset=field[1], datatype=_TYPES[field[0].str], count=1)
+        for name, field in (POINT.fields or {}).items()
     ]
     return PointCloud2(
         height=height,
@@ -151,7 +151,7 @@ class Spatial:
         depth_m: np.ndarray,
         certain_m: np.ndarray,
         rays: PixelRays,
-    ) -> Mapping[str, PointCloud2 | OccupancyGrid]:
+    ) -> dict[str, PointCloud2 | OccupancyGrid]:
         """Return the requested ones of these outputs; without a pose, no grid.
 
         depth_m: [H, W] float32 metres of the prediction. certain_m: the same, NaN where confidence

@@ -118,7 +118,7 @@ class Health:
 
 
 _RECENT = {f.name for f in dataclasses.fields(Health) if f.metadata["recent"]}
-_FORGOTTEN = ("input_seen", "condition", "withheld", "ground_residual", "age_ms")
+_FORGOTTEN: tuple[str, ...] = ("input_seen", "condition", "withheld", "ground_residual", "age_ms")
 _FORGOTTEN += ("calibration", "calibration_warning", "input_encoding", "fault_text")
 """Facts of frames before the input was opened that say nothing of those after it."""
 

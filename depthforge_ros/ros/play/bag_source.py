@@ -57,7 +57,8 @@ class BagSource:
                 continue
             self.offers[topic.name] = Offer(kind, qos_profile(topic))
             self._kinds[topic.name] = topic.kind
-            first_field = next(iter(kind.get_fields_and_field_types().values()), "")
+            fields = kind.get_fields_and_field_types()  # type: ignore[attr-defined]  # a message
+            first_field = next(iter(fields.values()), "")
             if restamp and first_field == "std_msgs/Header":
                 self._restamped.add(topic.name)
         self.start_ns = bag.start_ns

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import copy
+import functools
 import math
 import re
 import sys
@@ -109,7 +110,7 @@ class ImageSource:
                 info = self._calibration(header, width, height)
                 yield Item(time_ns, self._info_topic, self._stamped(info, time_ns))
                 # They share the header: subscribers match the two by their stamps.
-                yield Item(time_ns, self._topic, lambda _, message=image: message)
+                yield Item(time_ns, self._topic, functools.partial(_given, image))
             else:
                 yield Item(time_ns, self._topic, self._stamped(image, time_ns))
 
@@ -151,6 +152,11 @@ class ImageFolder(ImageSource):
                 yield f"{path} is no image that OpenCV can read; skipped"
             else:
                 yield Picture(bgr, content, _FORMATS.get(path.suffix.lower(), ""))
+
+
+def _given(message: Any, started_ns: int) -> Any:
+    """Return the message whenever the pass began."""
+    return message
 
 
 def image_files(folder: Path) -> list[Path]:

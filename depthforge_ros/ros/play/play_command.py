@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from rclpy.node import Node
@@ -164,7 +165,7 @@ def _opened(args: argparse.Namespace) -> Iterator[Source]:
     calibration = None if args.fov is None else pinhole(args.fov)
     if args.camera_info is not None:
         calibration = calibrated_by(read_camera_info(args.camera_info))
-    options = {
+    common: dict[str, Any] = {
         "topic": args.topic or "/camera/image_raw",
         "frame_id": args.frame_id or "camera",
         "compressed": bool(args.compressed),
@@ -172,7 +173,7 @@ def _opened(args: argparse.Namespace) -> Iterator[Source]:
         "exact_stamps": bool(args.clock),
     }
     if not video:
-        yield ImageFolder(args.path, rate_hz=args.rate or 10.0, **options)
+        yield ImageFolder(args.path, rate_hz=args.rate or 10.0, **common)
         return
     from depthforge_ros.ros.bags.video import open_video
     from depthforge_ros.ros.play.video_source import VideoSource
@@ -180,4 +181,4 @@ def _opened(args: argparse.Namespace) -> Iterator[Source]:
     with open_video(args.path) as capture:
         if capture.live and args.loop:
             raise ValueError(f"{args.path} is a webcam; --loop is not for it")
-        yield VideoSource(capture, args.rate, **options)
+        yield VideoSource(capture, args.rate, **common)

@@ -61,11 +61,30 @@ class Source(Protocol):
     speed: how many of its seconds pass in one of ours. skipped counts what could not be read.
     """
 
-    offers: Mapping[str, Offer]
-    start_ns: int
-    duration_ns: int
-    speed: float
-    skipped: int
+    @property
+    def offers(self) -> Mapping[str, Offer]:
+        """Type and QoS of every topic."""
+        ...
+
+    @property
+    def start_ns(self) -> int:
+        """Time of the beginning."""
+        ...
+
+    @property
+    def duration_ns(self) -> int:
+        """Duration of one pass."""
+        ...
+
+    @property
+    def speed(self) -> float:
+        """Seconds of the source per second."""
+        ...
+
+    @property
+    def skipped(self) -> int:
+        """Number of messages that could not be read."""
+        ...
 
     def items(self) -> Iterator[Item]:
         """Messages in the order of their times, read from the disk as they are needed."""
