@@ -221,6 +221,8 @@ def text(title: str, figures: list[Figures], comparisons: list[Comparison]) -> s
             f"  {'stage':<18}{'GFLOP':>10}{'ms':>10}{'of ceiling':>12}",
         ]
         for stage, flops in one.stage_flops.items():
+            if not one.stage_seconds[stage]:  # of a program of another runtime
+                continue
             spent_s = one.stage_seconds[stage]
             share = flops / spent_s / one.ceiling_flops_per_s if spent_s > 0 else 0.0
             lines.append(f"  {stage:<18}{flops / 1e9:>10.1f}{1000 * spent_s:>10.1f}{share:>12.0%}")
