@@ -261,6 +261,13 @@ def test_every_link_to_a_file_leads_somewhere(document):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
+def test_every_named_script_exists():
+    texts = [path.read_text("utf-8") for path in (*DOCUMENTS, ROOT / "models/checkpoints/nano.md")]
+    scripts = {name for text in texts for name in re.findall(r"\bdocs/[\w/]+\.py", text)}
+    assert len(scripts) >= 4
+    assert {name for name in scripts if not (ROOT / name).is_file()} == set()
+
+
 def test_every_fault_names_tests_that_exist():
     rows = table_rows((ROOT / "docs" / "faults.md").read_text("utf-8"), "fault")
     for *_, held_by in rows:
