@@ -20,7 +20,7 @@ from torch import Tensor
 
 from depthforge_ros.benchmark.machine import matmul_flops_per_s, processor
 from depthforge_ros.benchmark.settings import SETTINGS, Prepared, countable, prepare
-from depthforge_ros.benchmark.stages import STAGES, stage_flops, stage_seconds
+from depthforge_ros.benchmark.stages import REST, STAGES, stage_flops, stage_seconds
 from depthforge_ros.engine import Shape
 from depthforge_ros.engine.load import load_network, pick_device
 from depthforge_ros.engine.self_check import check_images
@@ -220,8 +220,10 @@ def text(title: str, figures: list[Figures], comparisons: list[Comparison]) -> s
             f"{one.ceiling_flops_per_s / 1e9:.0f} GFLOP/s",
             f"  {'stage':<18}{'GFLOP':>10}{'ms':>10}{'of ceiling':>12}",
         ]
+        # A program of another runtime has no stages.
+        staged = any(spent for stage, spent in one.stage_seconds.items() if stage != REST)
         for stage, flops in one.stage_flops.items():
-            if not one.stage_seconds[stage]:  # of a program of another runtime
+            if not staged and stage != REST:
                 continue
             spent_s = one.stage_seconds[stage]
             share = flops / spent_s / one.ceiling_flops_per_s if spent_s > 0 else 0.0

@@ -135,7 +135,7 @@ def test_a_node_that_cannot_work_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--size", "big"], "--size is 'big'; expected WIDTHxHEIGHT, such as 1920x1080"),
+        (["--size", "big"], "--size is 'big'; expected WIDTHxHEIGHT in pixels, width first"),
         (["--size", "8x8"], "--size is '8x8'; the node takes sides of at least 16"),
         (["--rate", "0"], "--rate is 0.0; expected a number above 0"),
         (["--seconds", "inf"], "--seconds is inf; expected a number above 0"),

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -156,14 +158,17 @@ def erase_traffic_light(scores, depth):
 @pytest.mark.parametrize(
     ("alter", "reason"),
     [
-        (farther(0.05, 2.0), "night: depth from 2.64 to 3.42 differs by 102.3% at the 95% quanti"),
-        (farther(0.08, 1.5), "night: depth from 2.64 to 3.42 differs by 51.8% at the 95% quantile"),
-        (erase_traffic_light, "night: IoU of traffic light is 0.0% or more; expected 70%"),
+        (farther(0.05, 2.0), r"night: depth from 2\.\d+ to 3\.\d+ differs by 10\d\.\d% at the 95%"),
+        (
+            farther(0.08, 1.5),
+            r"night: depth from 2\.\d+ to 3\.\d+ differs by 5[0-3]\.\d% at the 95%",
+        ),
+        (erase_traffic_light, r"night: IoU of traffic light is 0\.0% or more; expected 70%"),
     ],
     ids=["nearest_5_percent", "nearest_8_percent", "traffic_light"],
 )
 def test_small_faults_of_trained_networks_are_refused(nano, alter, reason):
-    assert any(reason in fault for fault in verdict_of_nano(nano, alter).faults)
+    assert any(re.search(reason, fault) for fault in verdict_of_nano(nano, alter).faults)
 
 
 class Fixed:

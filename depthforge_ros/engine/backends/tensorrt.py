@@ -123,7 +123,7 @@ def build(network: DepthForge, shape: Shape, precision: str, folder: Path) -> No
     converted: the whole graph becomes one engine or none.
     """
     make = _build_torch_tensorrt if builder() == TORCH_TENSORRT else _build_onnx
-    device = next(network.buffers()).device
+    device: torch.device = network.mean.device  # type: ignore[assignment]
     with torch.cuda.device(device), _timing_cache(device) as cache:
         serialized = make(network, shape, precision, cache)
     (folder / ENGINE).write_bytes(serialized)
@@ -147,7 +147,7 @@ def _build_torch_tensorrt(
 ) -> bytes:
     import torch_tensorrt
 
-    device = next(network.buffers()).device
+    device: torch.device = network.mean.device  # type: ignore[assignment]
     folded = Folded(network, None if precision == "fp32" else DTYPES[precision], Sampling.GATHER)
     # Images become floats outside of the engine, which then needs no bytes.
     program = export_network(

@@ -184,7 +184,7 @@ def settle(recorder: Recorder, node: Process, *semantic: str) -> None:
 
     def accounted() -> bool:
         report = recorder.report()
-        return report.received_ns - sent_ns > REPORT_AFTER_NS and report.counters.pending == 0
+        return report.stamp_ns - sent_ns > REPORT_AFTER_NS and report.counters.pending == 0
 
     if not wait_for(accounted, node, SETTLE_TIMEOUT_S):
         counters = recorder.report().counters

@@ -58,12 +58,12 @@ class Counters:
 
 @dataclass(frozen=True)
 class Report:
-    """The node's last diagnostics. received_ns: steady clock; all is empty before the first."""
+    """The node's last diagnostics. stamp_ns: its wall clock; all is empty before the first."""
 
     state: str = ""
     message: str = ""
     counters: Counters = Counters()
-    received_ns: int = 0
+    stamp_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ class Recorder:
 
     @staticmethod
     def now_ns() -> int:
-        """The clock of `Report.received_ns`."""
-        return time.monotonic_ns()
+        """Return the time of the clock of `Report.stamp_ns`."""
+        return time.time_ns()
 
     @contextmanager
     def recording(self, target: Path | None = None) -> Iterator[Recorded]:
@@ -232,7 +232,10 @@ class Recorder:
                 int(said["camera_info: missing"]),
                 {k.removeprefix(prefix): int(v) for k, v in said.items() if k.startswith(prefix)},
             )
-            self._report = Report(said["state"], status.message, counters, self.now_ns())
+            stamp = message.header.stamp
+            # Stamped by the node: a report that was delivered late is as old as it says.
+            stamp_ns = stamp.sec * 10**9 + stamp.nanosec
+            self._report = Report(said["state"], status.message, counters, stamp_ns)
 
     def _spin(self) -> None:
         try:
