@@ -262,16 +262,6 @@ def test_a_shipped_configuration_is_valid(path: Path) -> None:
     assert variant.depth_head.max_depth_m is not None or config.stage.value == "method"
 
 
-def test_the_papers_configurations_have_the_papers_settings() -> None:
-    papers = [path for path in CONFIGS if "_to_" in path.stem]
-    assert len(papers) == 2
-    for path in papers:
-        config = read_config(path)
-        assert (config.variant, config.steps, config.lr) == ("dinov2_l", 40_000, 1e-4)
-        assert (config.augment.crop, config.augment.scale) == (512, (0.5, 2.0))
-        assert config.load_variant().crop == 512
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
