@@ -47,8 +47,16 @@ demo: images $(STAMP)
 	$(BIN)/depthforge demo $(if $(IMAGES),--images "$(IMAGES)") \
 	    $(if $(FOV),--fov "$(FOV)") --out "$(OUT)"
 
+# Four processes: OpenVINO and ONNX Runtime, ROS and matplotlib bring native libraries of their own,
+# and all of them in one process for minutes have crashed it.
+ENGINE_TESTS := test/engine test/network test/pipeline
+LEARNING_TESTS := test/core test/learning test/project test/street test/weights
+
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ENGINE_TESTS)
+	$(BIN)/python -m pytest $(LEARNING_TESTS)
+	$(BIN)/python -m pytest test/node
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(ENGINE_TESTS) $(LEARNING_TESTS) test/node)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
