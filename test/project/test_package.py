@@ -164,7 +164,7 @@ def declared(root: Path) -> set[str]:
 def test_pip_is_asked_for_what_is_imported_and_for_nothing_else(tmp_path: Path) -> None:
     asked = declared(tmp_path)
     ros = {name for name in asked if name.startswith("ros-")}
-    tools = {"colcon-common-extensions", "ruff", "wheel"}
+    tools = {"colcon-common-extensions", "mypy", "ruff", "types-PyYAML", "types-tqdm", "wheel"}
     called = {"PIL": "pillow", "cv2": "opencv-python-headless", "cv_bridge": "cv-bridge"}
     called |= {"sklearn": "scikit-learn", "yaml": "pyyaml"}
     names = imported_by(SOURCE / NAME, SOURCE / "test")
