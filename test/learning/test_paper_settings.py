@@ -71,7 +71,8 @@ def test_small_images_are_padded_with_the_mean_after_the_photometric_step() -> N
 @pytest.mark.parametrize(("name", "steps"), zip(SMALL, (40000, 50000), strict=True))
 def test_the_rate_is_one_cycle_from_a_tenth_to_a_hundredth(name: str, steps: int) -> None:
     settings = config(name)
-    assert settings.steps == steps
+    assert (settings.variant, settings.steps, settings.lr) == ("dinov2_l", steps, 1e-4)
+    assert settings.load_variant().crop == settings.augment.crop == 512
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = OneCycleLR(
         optimiser, 1e-4, total_steps=steps, pct_start=0.1, div_factor=10, final_div_factor=10
