@@ -80,6 +80,25 @@ class DatasetKind(Enum):
     """Street worlds whose seeds are never trained on, rendered when asked for (validation)."""
 
 
+class Origin(Enum):
+    """Where the images of a data set come from. Means are taken within one origin only."""
+
+    REAL = "real"
+    """Photographs."""
+    ALTERED = "altered"
+    """Photographs changed by a program: darkened, relit, with fog added."""
+    RENDERED = "rendered"
+    """Computer graphics."""
+
+
+RENDERED_KINDS = {
+    DatasetKind.GTA5,
+    DatasetKind.SYNTHIA,
+    DatasetKind.URBANSYN,
+    DatasetKind.STREET,
+    DatasetKind.STREET_HELD_OUT,
+}
+
 SPLITS = {
     DatasetKind.CITYSCAPES: ("train", "val"),
     DatasetKind.BDD100K: ("train", "val"),
@@ -105,7 +124,8 @@ class DatasetSettings:
 
     root: its folder. split: if it has splits. only: conditions or CamVid's sequences, empty: all.
     mapping: of Mapillary's label ids, `paper` if not given. weight: share of the samples drawn
-    from it, relative to the others. frames: number of held-out streets. taught: folder of depth and
+    from it, relative to the others. origin: of the images where the kind does not settle it (own
+    folders, changed photographs). frames: number of held-out streets. taught: folder of depth and
     finer labels from a teacher (learning/distil/teacher.py). render: streets to render into `root`
     while training runs.
     """
@@ -116,6 +136,7 @@ class DatasetSettings:
     only: tuple[str, ...] = ()
     mapping: MapillaryMapping | None = None
     weight: float = 1.0
+    origin: Origin | None = None
     frames: int = 36
     taught: Path | None = None
     render: RenderSettings | None = None
@@ -130,8 +151,17 @@ class DatasetSettings:
             raise ValueError(f"split of {self.kind.value} is {self.split!r}; expected {allowed}")
         if self.mapping is not None and self.kind is not DatasetKind.MAPILLARY:
             raise ValueError(f"mapping is for mapillary; this data set is {self.kind.value}")
+        if self.kind in RENDERED_KINDS and self.origin not in (None, Origin.RENDERED):
+            raise ValueError(
+                f"origin of {self.kind.value} is {self.origin.value!r}; expected 'rendered'"
+            )
         if self.only and self.kind not in SELECTABLE:
             raise ValueError(f"only is {list(self.only)}, but {self.kind.value} has no parts")
+
+    def image_origin(self) -> Origin:
+        """Return `origin`, or the one of the kind; own folders count as real."""
+        kind = Origin.RENDERED if self.kind in RENDERED_KINDS else Origin.REAL
+        return self.origin or kind
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from depthforge_ros import dataclass_yaml
-from depthforge_ros.learning.config import SPLITS, DatasetKind, DatasetSettings
+from depthforge_ros.learning.config import SPLITS, DatasetKind, DatasetSettings, Origin
 from depthforge_ros.resources import code_version, sha256_of
 from depthforge_ros.variant import variant_names
 
@@ -88,6 +88,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action=_OfDataset,
         default=more,
         help="of the --data before, mapillary: paper, robustnet or v2",
+    )
+    parser.add_argument(
+        "--origin",
+        action=_OfDataset,
+        default=more,
+        choices=[origin.value for origin in Origin],
+        help="of the --data before: an own folder of rendered images, or photographs that a "
+        "program altered; without it, own folders count as real",
     )
     parser.add_argument(
         "--config", type=Path, help="yaml file with more data sets, as a list `data`"

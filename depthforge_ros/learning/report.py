@@ -15,6 +15,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from depthforge_ros import dataclass_yaml
+from depthforge_ros.learning.config import Origin
+from depthforge_ros.learning.metrics import DepthScores
 from depthforge_ros.learning.scoring import DatasetScores, Protocol, Scores
 from depthforge_ros.pipeline import PipelineSettings
 
@@ -34,9 +36,53 @@ class Report:
     settings: PipelineSettings
     datasets: tuple[DatasetScores, ...]
 
-    def mean_miou(self) -> float:
-        """Return the mean of the data sets' mIoUs, each counting once."""
-        return sum(one.miou for one in self.datasets) / len(self.datasets)
+    def by_origin(self) -> dict[Origin, list[DatasetScores]]:
+        """Return the data sets of each origin that occurs, in the order of Origin."""
+        groups = {origin: [d for d in self.datasets if d.origin is origin] for origin in Origin}
+        return {origin: group for origin, group in groups.items() if group}
+
+
+@dataclass(frozen=True)
+class OriginMeans:
+    """Means over the data sets of one origin. Each data set counts once, if it has the figure.
+
+    images: their sum. miou: mean of the quoted ones. Figures that no data set has are NaN, depth
+    is None.
+    """
+
+    images: int
+    miou: float
+    pixel_accuracy: float
+    calibration_error: float
+    depth: DepthScores | None
+
+
+def means_of(group: Sequence[DatasetScores]) -> OriginMeans:
+    """Return the means over data sets of one origin. Raise ValueError if they have several."""
+    if len({one.origin for one in group}) != 1:
+        raise ValueError(f"means over {[one.origin.value for one in group]}; expected one origin")
+    depths = [one.scores.depth for one in group if one.scores.depth is not None]
+    return OriginMeans(
+        images=sum(one.scores.images for one in group),
+        miou=_mean(one.miou for one in group),
+        pixel_accuracy=_mean(one.scores.pixel_accuracy for one in group),
+        calibration_error=_mean(one.scores.calibration_error for one in group),
+        depth=DepthScores(
+            images=sum(depth.images for depth in depths),
+            abs_rel=_mean(depth.abs_rel for depth in depths),
+            rmse_m=_mean(depth.rmse_m for depth in depths),
+            delta1=_mean(depth.delta1 for depth in depths),
+            coverage=_mean(depth.coverage for depth in depths),
+        )
+        if depths
+        else None,
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Return the mean without NaN; NaN if nothing is left."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def write_report(report: Report, folder: Path) -> str:
@@ -69,10 +115,17 @@ def as_json(report: Report) -> dict[str, Any]:
         "precision": report.precision,
         "device": report.device,
         "pipeline": dataclass_yaml.plain(report.settings),
-        "mean_miou": _number(report.mean_miou()),
+        "origins": {
+            origin.value: {
+                "datasets": [one.name for one in group],
+                **_finite(dataclass_yaml.plain(means_of(group))),
+            }
+            for origin, group in report.by_origin().items()
+        },
         "datasets": [
             {
                 "name": one.name,
+                "origin": one.origin.value,
                 "quoted_miou": _number(one.miou),
                 "quoted_miou_is": "mean of conditions" if one.mean_of_conditions else "all pixels",
                 "same_content_in_every_condition": one.same_content,
@@ -122,12 +175,14 @@ def markdown(report: Report) -> str:
         "mIoU over the classes that occur; calibration: expected calibration error of the "
         "confidence, 15 bins; depth up to 80 m, mean over images.",
     ]
-    rows = [[one.name, *_figures(one.scores, one.miou)] for one in report.datasets]
-    if len(report.datasets) > 1:
-        rows.append(["mean of the data sets", "", _percent(report.mean_miou()), *[""] * 6])
-    parts.append(_table(["data set", *FIGURES], rows))
+    for origin, group in report.by_origin().items():
+        parts.append(f"## {HEADINGS[origin]}")
+        rows = [[one.name, *_figures(one.scores, one.miou)] for one in group]
+        if len(group) > 1:
+            rows.append([f"mean of {len(group)} data sets", *_figures(means_of(group))])
+        parts.append(_table(["data set", *FIGURES], rows))
     for one in report.datasets:
-        parts.append(f"## {one.name}")
+        parts.append(f"## {one.name} ({one.origin.value})")
         if one.same_content:
             parts.append(
                 "Every condition shows the same streets, so content and condition are separated."
@@ -149,13 +204,19 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+HEADINGS = {
+    Origin.REAL: "Real images",
+    Origin.ALTERED: "Real images, altered by a program",
+    Origin.RENDERED: "Rendered images",
+}
+
 FIGURES = (
     "images", "mIoU %", "pixel accuracy %", "calibration error %",
     "AbsRel", "RMSE m", "δ<1.25 %", "depth given %",
 )  # fmt: skip
 
 
-def _figures(scores: Scores, miou: float | None = None) -> list[str]:
+def _figures(scores: Scores | OriginMeans, miou: float | None = None) -> list[str]:
     """Return the cells of FIGURES. miou: to quote instead of the scores' own."""
     depth = scores.depth
     return [
@@ -186,9 +247,17 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def draw_report(datasets: Sequence[DatasetScores]) -> Figure:
-    """Return bars of mIoU by condition, and the reliability diagram of the confidence."""
+    """Return bars of mIoU by condition, and the reliability diagram of the confidence.
+
+    Data sets are grouped by origin.
+    """
+    datasets = [one for origin in Origin for one in datasets if one.origin is origin]
     bars = [
-        (f"{one.name}: {condition} ({scores.images})", 100 * miou, f"C{index % 10}")
+        (
+            f"{one.origin.value}, {one.name}: {condition} ({scores.images})",
+            100 * miou,
+            f"C{index % 10}",
+        )
         for index, one in enumerate(datasets)
         for condition, scores, miou in [
             ("all", one.scores, one.miou),
@@ -204,7 +273,8 @@ def draw_report(datasets: Sequence[DatasetScores]) -> Figure:
     left.invert_yaxis()
     for index, one in enumerate(datasets):
         points = one.scores.reliability
-        label = f"{one.name}: calibration error {100 * one.scores.calibration_error:.1f} %"
+        error = f"calibration error {100 * one.scores.calibration_error:.1f} %"
+        label = f"{one.origin.value}, {one.name}: {error}"
         right.plot(points.confidence, points.accuracy, "s-", color=f"C{index % 10}", label=label)
     right.plot((0, 1), (0, 1), color="gray", linewidth=1)
     right.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")

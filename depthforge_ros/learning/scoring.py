@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from depthforge_ros.frame import Frame, Prediction
-from depthforge_ros.learning.config import DatasetKind, DatasetSettings, open_dataset
+from depthforge_ros.learning.config import DatasetKind, DatasetSettings, Origin, open_dataset
 from depthforge_ros.learning.datasets import with_label_set
 from depthforge_ros.learning.label_ids import ClassMerge, MapillaryMapping
 from depthforge_ros.learning.metrics import Calibration, Confusion, DepthErrors, DepthScores
@@ -66,14 +66,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class DatasetScores:
-    """Scores of one data set, over all images and by condition. classes: of the IoUs.
+    """Scores of one data set, over all images and by condition.
 
+    origin: of its images. classes: of the IoUs.
     same_content: the conditions show the same scenes, so that content does not explain their
     differences. skipped: the images that could not be read. mean_of_conditions: whether the mIoU to
     quote is the mean over the conditions instead of that over all pixels.
     """
 
     name: str
+    origin: Origin
     classes: tuple[str, ...]
     scores: Scores
     conditions: dict[str, Scores]
@@ -143,11 +145,14 @@ def source_of(settings: DatasetSettings, labels: LabelSet | None = None) -> Samp
 
 
 def name_of(settings: DatasetSettings) -> str:
-    """Return the name of the data set in reports."""
+    """Return the name of the data set in reports, with its folder unless that has the same name."""
     mapping = ""
     if settings.kind is DatasetKind.MAPILLARY:
         mapping = f"mapping {(settings.mapping or MapillaryMapping.PAPER).value}"
-    parts = [settings.kind.value, settings.split, ",".join(settings.only), mapping]
+    folder = settings.root.name
+    if settings.kind.value in (folder, DatasetKind.STREET_HELD_OUT.value):
+        folder = ""
+    parts = [settings.kind.value, folder, settings.split, ",".join(settings.only), mapping]
     return " ".join(filter(None, parts))
 
 
@@ -191,6 +196,7 @@ def score_dataset(
         raise ValueError(f"{name} has no readable image; {skipped.summary()}")
     return DatasetScores(
         name,
+        settings.image_origin(),
         classes,
         total.scores(),
         {condition: tally.scores() for condition, tally in conditions.items()},

@@ -2,7 +2,7 @@
 """A copy of CamVid darkened to night, for measuring; no training uses it.
 
     python docs/scripts/darken.py datasets/camvid datasets/camvid_night --only 0006R0
-    depthforge evaluate --data camvid:datasets/camvid_night --limit 40
+    depthforge evaluate --data camvid:datasets/camvid_night --origin altered
 
 It shares no code with the training augmentation (depthforge_ros/learning/relight) and knows neither
 depth nor the places of lamps. sRGB bytes become linear light; the sky (by its label) is nearly

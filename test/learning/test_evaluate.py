@@ -20,13 +20,9 @@ from depthforge_ros.engine import CropOutput, build_engine
 from depthforge_ros.frame import DepthKind, Frame, Prediction
 from depthforge_ros.learning import label_ids
 from depthforge_ros.learning.config import SPLITS, DatasetKind, DatasetSettings
-from depthforge_ros.learning.report import draw_report
 from depthforge_ros.learning.samples import Sample
 from depthforge_ros.learning.scoring import (
-    DatasetScores,
     Protocol,
-    Reliability,
-    Scores,
     Tally,
     halved,
     paper_view,
@@ -168,7 +164,7 @@ def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path, capsys):
     }
     assert len(own["skipped"]) == 1
     assert "own/images/val/snow/2.png" in own["skipped"][0]
-    assert report["mean_miou"] == pytest.approx((camvid["miou"] + own["miou"]) / 2)
+    assert report["origins"]["real"]["miou"] == pytest.approx((camvid["miou"] + own["miou"]) / 2)
     assert (camvid["depth"], own["same_content_in_every_condition"]) == (None, False)
     text = (tmp_path / "out/report.md").read_text("utf-8")
     assert text in capsys.readouterr().out
@@ -183,21 +179,22 @@ def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path, capsys):
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def scores_of(miou: float) -> Scores:
-    reliability = Reliability((0.5, 0.5), (0.25, 0.75), (0.3, math.nan))
-    return Scores(1, 10, miou, 0.5, (miou,), 0.1, reliability, None)
-
-
-def test_the_picture_has_a_bar_as_long_as_every_miou_and_the_quoted_one() -> None:
-    conditions = {"fog": scores_of(0.2), "night": scores_of(0.6)}
-    one = DatasetScores("acdc", ("road",), scores_of(0.7), conditions, False, (), True)
-    assert one.miou == pytest.approx(0.4)
-    other = DatasetScores("own", ("road",), scores_of(math.nan), {}, False, ())
-    left, right = draw_report([one, other]).axes
-    assert [bar.get_width() for bar in left.patches] == pytest.approx([40, 20, 60, 0])
-    names = [tick.get_text() for tick in left.get_yticklabels()]
-    assert names == ["acdc: all (1)", "acdc: fog (1)", "acdc: night (1)", "own: all (1)"]
-    np.testing.assert_allclose(right.lines[0].get_xydata()[0], (0.25, 0.3))
+def test_the_command_separates_photographs_altered_copies_and_streets(tmp_path: Path) -> None:
+    for folder in ("camvid", "camvid_night"):
+        write_camvid(tmp_path / folder)
+    command = (
+        "evaluate --checkpoint instant --data street_held_out --frames 1 --only night "
+        "--data camvid:camvid --data camvid:camvid_night --origin altered --out out"
+    )
+    assert cli.main(command.split()) == 0
+    report = json.loads((tmp_path / "out/report.json").read_text("utf-8"))
+    assert [(one["name"], one["origin"]) for one in report["datasets"]] == [
+        ("street_held_out night", "rendered"),
+        ("camvid", "real"),
+        ("camvid camvid_night", "altered"),
+    ]
+    for one in report["datasets"]:
+        assert report["origins"][one["origin"]]["miou"] == one["quoted_miou"]
 
 
 class Plain(LookingGlass):
@@ -330,6 +327,7 @@ def test_the_papers_protocol_chooses_mode_and_size(capsys: pytest.CaptureFixture
         ("--data cityscape:x", "kind is 'cityscape'; expected one of"),
         ("--data camvid:x --split val", "split of camvid is 'val'; expected none"),
         ("--data bdd100k:x --split test", "split of bdd100k is 'test'; expected train or val"),
+        ("--data gta5:x --origin real", "origin of gta5 is 'real'; expected 'rendered'"),
         ("--data gta5:x --only a", "only is ['a'], but gta5 has no parts"),
         ("--data bdd100k:x", "\n  images/10k/val/NAME.jpg\n"),
         ("--data street_held_out --frames 0", "held-out streets are 0; expected 1.."),
