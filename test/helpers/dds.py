@@ -16,12 +16,13 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from waits import WAIT_S
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 # Below the domains that demo and benchmark choose from, and above what people type. Up to 101,
 # ports of RTPS lie below those that Linux gives away for a moment (32768 and on).
-BLOCK = 12
+BLOCK = 6
 BLOCKS = range(20, 80, BLOCK)
 _claims: list[socket.socket] = []  # held until this process ends
 
@@ -88,7 +89,7 @@ class Listener:
         self.node.create_subscription(kind, topic, received.append, qos, raw=raw)
         return received
 
-    def spin_until(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    def spin_until(self, condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
         """Receive until the condition holds. Raises TimeoutError."""
         until = time.monotonic() + timeout_s
         while not condition():

@@ -6,12 +6,11 @@ from __future__ import annotations
 import threading
 
 from torch import Tensor
+from waits import WAIT_S
 
 from depthforge_ros.engine.engine import CropOutput
 from depthforge_ros.engine.fake import FakeEngine
 from depthforge_ros.variant import load_variant
-
-WAIT_S = 30.0
 
 
 class HeldEngine(FakeEngine):

@@ -23,6 +23,7 @@ from rclpy.client import Client
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from waits import WAIT_S
 
 HEIGHT, WIDTH = 64, 96
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -50,7 +51,7 @@ class RunningNode:
     def end(self, number: int = signal.SIGINT) -> int:
         """Its exit status after the signal."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(WAIT_S)
 
 
 def end_politely(process: subprocess.Popen) -> None:
@@ -127,9 +128,9 @@ class Bench(Listener):
         reports = self.diagnostics[-1:]
         return {entry.key: entry.value for r in reports for entry in r.status[0].values}
 
-    def wait_for(self, key: str, value: str, timeout_s: float = 60.0) -> None:
+    def wait_for(self, key: str, value: str) -> None:
         """Receive until the diagnostics say so."""
-        self.spin_until(lambda: self.values().get(key) == value, timeout_s)
+        self.spin_until(lambda: self.values().get(key) == value)
 
     def hear(self, name: str, kind: type = Image) -> list:
         """What the node publishes on ~/NAME from now on."""
@@ -139,7 +140,7 @@ class Bench(Listener):
         publishers = {Image: self.image, CompressedImage: self.compressed}
         publishers.get(type(message), self.camera_info).publish(message)
 
-    def exchange(self, message: Image | CompressedImage, heard: list, timeout_s: float = 30) -> Any:
+    def exchange(self, message: Image | CompressedImage, heard: list) -> Any:
         """Send the message until its answer comes: the first ones meet no subscription yet."""
         stamp = message.header.stamp
         found: list = []
@@ -151,7 +152,7 @@ class Bench(Listener):
                 self.drain(lambda: any(answer.header.stamp == stamp for answer in heard))
             return bool(found)
 
-        self.spin_until(answered, timeout_s)
+        self.spin_until(answered)
         return found[0]
 
     def call(self, kind: type, service: str, request: Any) -> Any:
@@ -166,7 +167,7 @@ class Bench(Listener):
         client = self.clients[path]
         self.spin_until(client.service_is_ready)
         future = client.call_async(request)
-        self.spin_until(future.done, 60.0)
+        self.spin_until(future.done)
         return future.result()
 
     def change(self, transition: int) -> bool:

@@ -9,12 +9,13 @@ from typing import Any
 
 import rclpy
 from dds import Listener, own_domain
-from engines import WAIT_S, HeldEngine
+from engines import HeldEngine
 from nav_msgs.msg import OccupancyGrid
 from nodes import HEIGHT, KEEP
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from waits import WAIT_S
 
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.node.camera_names import Topics, topic_of

@@ -97,7 +97,7 @@ def test_the_verb_prints_once_and_its_status_is_the_level(level: bytes, status: 
             publisher.publish(array(1.0, 1, 0, level))
             return process.poll() is not None
 
-        camera.spin_until(ended, 30)
+        camera.spin_until(ended)
     assert process.returncode == status
     assert f"{Level(int.from_bytes(level, 'little')).name}  20.0 frames/s" in process.stdout.read()
 

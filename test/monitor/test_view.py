@@ -46,9 +46,9 @@ def test_everything_of_a_running_node_is_recorded(
             frames_out()
             return bench.node.count_subscribers("/image") == 2
 
-        bench.spin_until(is_shown, 60)
+        bench.spin_until(is_shown)
         before = frames_out()
-        bench.spin_until(lambda: frames_out() >= before + 5, 60)
+        bench.spin_until(lambda: frames_out() >= before + 5)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     text = printed(file)

@@ -12,13 +12,14 @@ import pytest
 import rclpy
 import torch
 from dds import own_domain
-from engines import WAIT_S, HeldEngine
+from engines import HeldEngine
 from nodes import HEIGHT, WIDTH, camera_info_message, image_message, picture
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 from rigs import Rig
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from waits import WAIT_S
 
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.metric import limited, where_certain

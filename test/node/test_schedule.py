@@ -7,11 +7,10 @@ import threading
 from collections.abc import Hashable
 
 import pytest
+from waits import WAIT_S
 
 from depthforge_ros.ros.node.camera_names import camera_names, topic_of
 from depthforge_ros.ros.node.schedule import ALONE, Handoff, Schedule
-
-WAIT_S = 30.0
 
 
 def by_letter(item: str) -> tuple[Hashable, int]:

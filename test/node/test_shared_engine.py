@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from engines import WAIT_S, HeldEngine
+from engines import HeldEngine
 from nodes import HEIGHT, image_message
 from rigs import Rig
+from waits import WAIT_S
 
 from depthforge_ros.engine.engine import CropOutput
 from depthforge_ros.ros.node.statistics import Health

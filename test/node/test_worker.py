@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from waits import WAIT_S
 
 from depthforge_ros.ros.node.worker import (
     LOADING_THREAD,
@@ -18,7 +19,6 @@ from depthforge_ros.ros.node.worker import (
 )
 
 SECOND_NS = 1_000_000_000
-WAIT_S = 30.0
 
 
 class Queue:

@@ -244,7 +244,7 @@ def test_launched_rviz_has_the_camera_s_frame_and_the_node_s_topics(
             infos.publish(info)
             return "[rviz2-3]: process started" in (tmp_path / "launch.log").read_text()
 
-        bench.spin_until(started, 60)
+        bench.spin_until(started)
         os.killpg(process.pid, signal.SIGINT)
         process.wait(60)
     words = (prefix / "arguments").read_text().split()
@@ -287,7 +287,7 @@ def test_launched_with_a_parameter_file_and_arguments(launched, tmp_path: Path) 
     process = launched(domain, SEGMENT, *arguments, f"params_file:={file}")
     with Bench(domain, "/front/depthforge") as bench:
         heard = bench.hear("semantic")
-        answer = bench.exchange(image_message(1), heard, 60)
+        answer = bench.exchange(image_message(1), heard)
         assert set(answer.data) == {255}  # the threshold of the file
         bench.wait_for("variant", "dinov2_s")  # of the file, as the argument was left empty
         assert bench.values()["checkpoint"] == "instant"  # of the argument
@@ -352,7 +352,7 @@ def test_a_bag_is_replayed_in_its_own_time(launched, tmp_path: Path) -> None:
     with Bench(domain) as bench:
         heard = bench.hear("semantic", Image)
         infos = bench.hear("camera_info", CameraInfo)
-        bench.spin_until(lambda: len(heard) >= 5 and len(infos) >= 1, 90)
+        bench.spin_until(lambda: len(heard) >= 5 and len(infos) >= 1)
         assert all(m.header.frame_id == "front" for m in heard)
         assert START_NS // second <= heard[0].header.stamp.sec < START_NS // second + 3
         # The frame's age is by the bag's clock: years by any other.
@@ -375,7 +375,7 @@ def test_a_replayed_bag_arrives_whole(launched, tmp_path: Path, namespace: str) 
         arguments += ["checkpoint:=instant"]
         arguments += [f"namespace:={namespace}"] if namespace else []
         process = launched(domain, REPLAY, *arguments)
-        bench.spin_until(lambda: process.poll() is not None, 120)
+        bench.spin_until(lambda: process.poll() is not None)
         bench.drain()
     assert process.returncode == 0, (tmp_path / "launch.log").read_text()
     assert bench.values()["frames in"] == str(count)
