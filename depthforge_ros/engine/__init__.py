@@ -2,7 +2,14 @@
 """Network execution. An engine takes uint8 crops and returns scores and depth."""
 
 from depthforge_ros.engine.candidate import Request
-from depthforge_ros.engine.engine import CancelledError, CropOutput, Engine, Journal, Shape
+from depthforge_ros.engine.engine import (
+    CancelledError,
+    CropOutput,
+    Engine,
+    Journal,
+    Operation,
+    Shape,
+)
 from depthforge_ros.engine.load import INSTANT, UNTRAINED, build_engine
 from depthforge_ros.engine.memory_fallback import FallbackEngine
 from depthforge_ros.engine.select import select_engine
@@ -15,6 +22,7 @@ __all__ = [
     "Engine",
     "FallbackEngine",
     "Journal",
+    "Operation",
     "Request",
     "Shape",
     "build_engine",

@@ -16,7 +16,15 @@ from torch import Tensor
 from depthforge_ros.engine.backends import BACKENDS
 from depthforge_ros.engine.build_subprocess import BuildError, Job, build_in_subprocess
 from depthforge_ros.engine.cache import CacheError, EngineCache, Key, engine_key
-from depthforge_ros.engine.engine import CropOutput, Engine, Journal, Program, Shape
+from depthforge_ros.engine.engine import (
+    Capturable,
+    CropOutput,
+    Engine,
+    Journal,
+    Operation,
+    Program,
+    Shape,
+)
 from depthforge_ros.engine.memory_fallback import is_device_lost, is_out_of_memory
 from depthforge_ros.engine.self_check import check_hash
 from depthforge_ros.variant import Variant
@@ -207,12 +215,34 @@ class CompiledEngine:
         scores = torch.cat([scores for scores, _ in outputs])
         return CropOutput(scores, torch.cat([d for _, d in outputs]) if depth else None)
 
+    def operation(self, sizes: torch.Size, depth: bool) -> Operation | None:
+        """Return the work of a call for crops of sizes [B, 3, h, w], for a capture by the caller.
+
+        None if no program can be captured for that.
+        """
+        count, _, *side = sizes
+        fitting = [s for s in self.shapes if [s.height, s.width] == side and s.batch >= count]
+        program = self.programs[fitting[0]] if fitting else None
+        if not isinstance(program, Capturable):
+            return None
+        kernels, batch = program.kernels, fitting[0].batch
+
+        def run(crops: Tensor) -> tuple[Tensor, ...]:
+            outputs = [output[:count].float() for output in kernels(_padded(crops, batch))]
+            return tuple(outputs if depth else outputs[:1])
+
+        return run
+
     def _run(self, crops: Tensor, fitting: list[Shape]) -> tuple[Tensor, Tensor]:
         count = len(crops)
         shape = next(shape for shape in fitting if shape.batch >= count)
-        if shape.batch > count:
-            padding = crops[-1:].expand(shape.batch - count, -1, -1, -1)
-            crops = torch.cat([crops, padding])  # [batch, 3, h, w]
         with torch.inference_mode():
-            scores, depth = self.programs[shape](crops.contiguous())
+            scores, depth = self.programs[shape](_padded(crops, shape.batch))
         return scores[:count].float(), depth[:count].float()
+
+
+def _padded(crops: Tensor, batch: int) -> Tensor:
+    """Return crops [B, 3, h, w] with the last one repeated: [batch, 3, h, w], contiguous."""
+    if batch > len(crops):
+        crops = torch.cat([crops, crops[-1:].expand(batch - len(crops), -1, -1, -1)])
+    return crops.contiguous()

@@ -9,8 +9,8 @@ import logging
 import torch
 from torch import Tensor
 
-from depthforge_ros.engine.backends.cuda_graph import GraphedProgram, Operation
-from depthforge_ros.engine.engine import DTYPES, EAGER, PRECISIONS, CropOutput
+from depthforge_ros.engine.backends.cuda_graph import GraphedProgram
+from depthforge_ros.engine.engine import DTYPES, EAGER, PRECISIONS, CropOutput, Operation
 from depthforge_ros.engine.memory_fallback import is_device_lost, is_out_of_memory
 from depthforge_ros.network.deploy import Folded, tune
 from depthforge_ros.network.depthforge import DepthForge
@@ -59,14 +59,22 @@ class EagerEngine:
         key = crops.shape, depth
         if self._graphed and key not in self._graphs and len(self._graphs) < MAX_GRAPHS:
             self._graphs[key] = self._captured(crops, depth)
-        run = self._graphs.get(key) or self._operation(crops, depth)
+        run = self._graphs.get(key) or self._operation(crops.shape, depth)
         with torch.inference_mode():
             scores, *depths = run(crops)
         return CropOutput(scores, depths[0] if depths else None)
 
-    def _operation(self, crops: Tensor, depth: bool) -> Operation:
+    def operation(self, sizes: torch.Size, depth: bool) -> Operation:
+        """Return the work of a call for crops of sizes [B, 3, h, w], for a capture by the caller.
+
+        The engine's own graph of that shape, which the self-check made, is given up.
+        """
+        self._graphs.pop((sizes, depth), None)
+        return self._operation(sizes, depth)
+
+    def _operation(self, sizes: torch.Size, depth: bool) -> Operation:
         """Return the network for crops of this size; it keeps the position tables of the size."""
-        network = self._at_size(*crops.shape[2:])
+        network = self._at_size(*sizes[2:])
 
         def run(crops: Tensor) -> tuple[Tensor, ...]:
             scores, depth_map = network(crops, depth=depth)
@@ -76,7 +84,7 @@ class EagerEngine:
 
     def _captured(self, crops: Tensor, depth: bool) -> Operation:
         """Return a CUDA graph for crops of this shape, or the plain operation if capture fails."""
-        operation = self._operation(crops, depth)
+        operation = self._operation(crops.shape, depth)
         try:
             return GraphedProgram(operation, crops)
         except RuntimeError as error:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ CPUINFO = Path("/proc/cpuinfo")
 
 Program = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images [B, 3, h, w] uint8 of one shape -> scores [B, K, h, w] and depth [B, h, w], float32."""
+
+Operation = Callable[[Tensor], tuple[Tensor, ...]]
+"""Work on the current stream of a device, without a wait for it: what a CUDA graph can hold."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +71,25 @@ class Engine(Protocol):
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
         """Run on crops [B, 3, h, w] uint8 RGB on `device`; h and w are multiples of 32."""
+        ...
+
+
+@runtime_checkable
+class Capturable(Protocol):
+    """A program whose work a CUDA graph of the caller can hold."""
+
+    kernels: Operation
+
+
+@runtime_checkable
+class CapturableEngine(Protocol):
+    """An engine whose work a CUDA graph of the caller can hold."""
+
+    def operation(self, sizes: torch.Size, depth: bool) -> Operation | None:
+        """Return the work of a call for crops of sizes [B, 3, h, w]; None if there is none.
+
+        It returns scores [B, K, h, w] and, with depth, depth [B, h, w]; both float32.
+        """
         ...
 
 

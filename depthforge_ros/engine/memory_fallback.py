@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from depthforge_ros.engine.engine import CropOutput, Engine, Journal
+from depthforge_ros.engine.engine import CapturableEngine, CropOutput, Engine, Journal, Operation
 
 MEMORY_ERRORS: tuple[type[BaseException], ...] = tuple(
     kind
@@ -41,7 +42,8 @@ class FallbackEngine:
 
     If memory is short, the batch is halved permanently; if one image is too much, the engine that
     `fallback` makes takes over. A lost device is not called again: with CUDA every later call of
-    the process fails too, and only a new process can use the device again.
+    the process fails too, and only a new process can use the device again. short_of_memory: whether
+    memory was short since the engine was last replaced.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class FallbackEngine:
         self._fallback = fallback
         self._journal = journal
         self._max_batch = 1 << 30
+        self.short_of_memory = False
         self._lost = ""
         self._on_batch: Callable[[torch.Size], None] = lambda shape: None
         self._on_close: Callable[[], None] = lambda: None
@@ -75,6 +78,7 @@ class FallbackEngine:
         """Run another engine from the next call on."""
         self._engine = engine
         self._max_batch = 1 << 30
+        self.short_of_memory = False
 
     def attach(self, on_batch: Callable[[torch.Size], None], on_close: Callable[[], None]) -> None:
         """Call on_batch with the shape [B, 3, h, w] of every batch, and on_close at the end."""
@@ -83,6 +87,36 @@ class FallbackEngine:
     def close(self) -> None:
         """End what runs in the background."""
         self._on_close()
+
+    def operation(self, sizes: torch.Size, depth: bool) -> Operation | None:
+        """Return the work of a call for crops of sizes [B, 3, h, w], for a capture by the caller.
+
+        The engine that runs gives it, and a call counts for it only if made through `captured`.
+        None if it cannot be captured or memory is short.
+        """
+        engine = self._engine
+        if self.short_of_memory or not isinstance(engine, CapturableEngine):
+            return None
+        return engine.operation(sizes, depth)
+
+    @contextlib.contextmanager
+    def captured(self, sizes: torch.Size) -> Iterator[None]:
+        """Hold a run of a capture of the caller's, for crops of sizes [B, 3, h, w].
+
+        Raises DeviceLostError if the device is lost, before or by what the block raises.
+        """
+        if self._lost:
+            raise DeviceLostError(self._lost)
+        self._on_batch(sizes)
+        try:
+            yield
+        except Exception as error:
+            self._raise_if_lost(error)
+            raise
+
+    def note(self, subject: str, text: str) -> None:
+        """Record a condition of the running engine in its journal; see Journal."""
+        self._journal.note(subject, text)
 
     def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
         """Return scores and depth; see Engine.
@@ -114,6 +148,7 @@ class FallbackEngine:
 
     def _reduce_memory(self, part: Tensor, reason: str) -> None:
         """Reduce the memory use permanently. Raises DeviceMemoryError if that is not possible."""
+        self.short_of_memory = True
         batch, _, height, width = part.shape
         text = (
             f"{self.device} has too little memory for one image of {width}x{height} "

@@ -30,17 +30,23 @@ def metres_per_unit(frame: Frame, height: int, width: int, variant: Variant) -> 
 
 
 def finish_depth(
-    depth: Tensor, size: tuple[int, int], labels: Tensor, variant: Variant, metres: float
+    depth: Tensor,
+    size: tuple[int, int],
+    labels: Tensor,
+    variant: Variant,
+    metres: float | Tensor,
 ) -> Tensor:
-    """Resize depth [h, w] to `size`, [H, W] float32, by nearest: edges are not interpolated.
+    """Resize depth [..., h, w] to [..., H, W] float32 by nearest: edges are not interpolated.
 
-    Metric depth is multiplied by `metres`. It is +Inf beyond the head's range, and in the sky if
+    size: H, W. labels: [..., H, W]. Metric depth is multiplied by `metres`, a number or a tensor
+    [..., 1, 1]. It is +Inf beyond the head's range, and in the sky if
     the depth there is far; NaN in the sky if the depth is near, and where depth is not a positive
     number (REP-117): a white truck labelled as sky must not become free space. Relative depth is
     only resized.
     """
     limit_m = variant.depth_head.max_depth_m
-    depth = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]  # [H, W]
+    flat = depth.reshape(-1, 1, *depth.shape[-2:])  # [n, 1, h, w]
+    depth = F.interpolate(flat, size, mode="nearest-exact").view(*depth.shape[:-2], *size)
     if limit_m is None:
         return depth
     beyond = depth >= RANGE_SHARE * limit_m

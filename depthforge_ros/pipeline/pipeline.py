@@ -6,22 +6,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from depthforge_ros.engine import CropOutput, Engine, FallbackEngine
 from depthforge_ros.frame import DepthKind, Frame, Prediction
+from depthforge_ros.pipeline.captured_frames import CapturedFrames
 from depthforge_ros.pipeline.depth import finish_depth, metres_per_unit
 from depthforge_ros.pipeline.labels import label_pixels
 from depthforge_ros.pipeline.settings import Mode, PipelineSettings, inference_size
+from depthforge_ros.pipeline.transfer import Transfer
 from depthforge_ros.pipeline.windows import (
     fit_affine,
+    host_tensor,
     joined,
     merge_windows,
-    resize_rgb,
+    resize_frame,
     resize_uint8,
-    to_host,
     window_corners,
 )
 
@@ -44,11 +47,19 @@ class _Cut:
 
 
 class Pipeline:
-    """Infers frames on one engine. `settings` may be replaced between calls."""
+    """Infers frames on one engine. `settings` may be replaced between calls.
+
+    transfer: copies to and from the device. captured: runs whole frames as one CUDA graph each;
+    None: on a device without CUDA graphs.
+    """
 
     def __init__(self, engine: Engine, settings: PipelineSettings | None = None) -> None:
         self.engine = engine
         self.settings = settings or PipelineSettings()
+        self.transfer = Transfer(engine.device)
+        self.captured: CapturedFrames | None = None
+        if engine.device.type == "cuda" and isinstance(engine, FallbackEngine):
+            self.captured = CapturedFrames(engine, self.transfer)
 
     def close(self) -> None:
         """End what the engine does in the background."""
@@ -72,22 +83,21 @@ class Pipeline:
         would be inferred at a size that is too large.
         """
         settings = settings or self.settings
+        metric = self.engine.variant.depth_head.focal_px is not None
+        wanted = [
+            requested and (frame.focal_px is not None or not metric)
+            for frame, requested in zip(frames, depth, strict=True)
+        ]
+        seen: dict[int, list[np.ndarray]] = {}
         with torch.inference_mode():
-            cuts = [
-                self._cut(frame, requested, settings)
-                for frame, requested in zip(frames, depth, strict=True)
-            ]
-            sizes = dict.fromkeys(cut.crops.shape[2:] for cut in cuts)
-            outputs: dict[int, CropOutput] = {}
-            for size in sizes:
-                group = [i for i, cut in enumerate(cuts) if cut.crops.shape[2:] == size]
-                found = self._run([cuts[index] for index in group], settings.max_batch)
-                outputs |= zip(group, found, strict=True)
-            seen = [self._finish(cut, outputs.pop(i), settings) for i, cut in enumerate(cuts)]
-            images = to_host([image for maps in seen for image in maps])
+            if self.captured is not None:
+                seen |= self.captured(frames, wanted, settings)
+            rest = [index for index in range(len(frames)) if index not in seen]
+            found = self._uncaptured([frames[i] for i in rest], [wanted[i] for i in rest], settings)
+            seen |= zip(rest, found, strict=True)
         predictions = []
-        for frame, maps in zip(frames, seen, strict=True):
-            (labels, confidence, *depths), images = images[: len(maps)], images[len(maps) :]
+        for index, frame in enumerate(frames):
+            labels, confidence, *depths = seen[index]
             predictions.append(
                 Prediction(
                     labels=labels,
@@ -99,6 +109,25 @@ class Pipeline:
                 )
             )
         return predictions
+
+    def _uncaptured(
+        self, frames: Sequence[Frame], depth: Sequence[bool], settings: PipelineSettings
+    ) -> list[list[np.ndarray]]:
+        """Return labels, confidence and, if requested, depth of each frame: [H, W] each."""
+        cuts = [self._cut(*pair, settings) for pair in zip(frames, depth, strict=True)]
+        sizes = dict.fromkeys(cut.crops.shape[2:] for cut in cuts)
+        outputs: dict[int, CropOutput] = {}
+        for size in sizes:
+            group = [i for i, cut in enumerate(cuts) if cut.crops.shape[2:] == size]
+            found = self._run([cuts[index] for index in group], settings.max_batch)
+            outputs |= zip(group, found, strict=True)
+        seen = [self._finish(cut, outputs.pop(i), settings) for i, cut in enumerate(cuts)]
+        images = self.transfer.download([image for maps in seen for image in maps])
+        arrays = []
+        for maps in seen:
+            arrays.append(images[: len(maps)])
+            images = images[len(maps) :]
+        return arrays
 
     def batching(
         self, height: int, width: int, settings: PipelineSettings
@@ -116,11 +145,9 @@ class Pipeline:
 
     def _cut(self, frame: Frame, depth: bool, settings: PipelineSettings) -> _Cut:
         variant, crop = self.engine.variant, self.engine.variant.crop
-        depth = depth and (variant.depth_head.focal_px is None or frame.focal_px is not None)
         height, width = inference_size(frame.height, frame.width, settings, variant)
-        image = resize_rgb(
-            frame.rgb, height, width, self.engine.device, settings.antialias
-        )  # [1, 3, h, w]
+        rgb = self.transfer.upload(host_tensor(frame.rgb))  # [H, W, 3]
+        image = resize_frame(rgb, height, width, settings.antialias)  # [1, 3, h, w]
         if settings.mode is Mode.WHOLE:
             return _Cut(frame, depth, height, width, image)
         corners = window_corners(height, width, crop, variant.stride)

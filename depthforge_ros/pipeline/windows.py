@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images to the device and back, resizing, cutting into windows and putting them together again."""
+"""Resizing images, cutting them into windows and putting those together again."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from depthforge_ros.pipeline.transfer import Transfer
+
 
 def resize_rgb(
     rgb: np.ndarray, height: int, width: int, device: torch.device, antialias: bool = True
 ) -> Tensor:
     """Return an image [H, W, 3] uint8 as [1, 3, height, width] uint8 on the device."""
-    if not rgb.flags.writeable:  # torch tensors cannot be read-only
-        rgb = rgb.copy()
-    image = torch.from_numpy(rgb)
-    if device.type == "cuda":
-        # The copy from pinned memory is asynchronous; torch keeps that memory until it is done.
-        image = image.pin_memory().to(device, non_blocking=True)
-    return resize_uint8(image.permute(2, 0, 1)[None], height, width, antialias)  # [1, 3, h, w]
+    return resize_frame(Transfer(device).upload(host_tensor(rgb)), height, width, antialias)
+
+
+def host_tensor(rgb: np.ndarray) -> Tensor:
+    """Return an array as a tensor with its memory, or a copy if the array is read-only."""
+    return torch.from_numpy(rgb if rgb.flags.writeable else rgb.copy())
+
+
+def resize_frame(image: Tensor, height: int, width: int, antialias: bool) -> Tensor:
+    """Resize an image [H, W, 3] uint8 to [1, 3, height, width] uint8."""
+    return resize_uint8(image.permute(2, 0, 1)[None], height, width, antialias)
 
 
 def resize_uint8(image: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
@@ -38,17 +44,6 @@ def resize_uint8(image: Tensor, height: int, width: int, antialias: bool = True)
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """Concatenate along the first dimension; a single tensor is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def to_host(images: Sequence[Tensor]) -> list[np.ndarray]:
-    """Return the tensors as arrays, after one wait for the device."""
-    if not images or images[0].device.type != "cuda":
-        return [image.cpu().numpy() for image in images]
-    copies = [torch.empty(i.shape, dtype=i.dtype, pin_memory=True) for i in images]
-    for copy, image in zip(copies, images, strict=True):
-        copy.copy_(image, non_blocking=True)
-    torch.cuda.current_stream(images[0].device).synchronize()
-    return [copy.numpy() for copy in copies]
 
 
 def window_corners(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int]]:

@@ -7,10 +7,10 @@ longer than running them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+
+from depthforge_ros.engine.engine import Operation
 
 WARM_UPS = 3
 """Runs before the capture: libraries initialize in their first calls, which must not be captured.
@@ -18,35 +18,38 @@ WARM_UPS = 3
 CAPTURE_MODE = "thread_local"
 """The default, "global", makes CUDA calls of other threads fail during a capture."""
 
-Operation = Callable[[Tensor], tuple[Tensor, ...]]
-
 
 class GraphedProgram:
     """A program on CUDA, captured with its own buffers for input and outputs.
 
-    The program must do the same work at every call, on the current stream. Raises RuntimeError if
-    it does something that cannot be captured, such as waiting for the device.
+    images: the buffer of the input, which `replay` reads. The program must do the same work at
+    every call, on the current stream. Raises RuntimeError if it does something that cannot be
+    captured, such as waiting for the device.
     """
 
     def __init__(self, program: Operation, images: Tensor) -> None:
         self._program = program  # keeps the weights alive that the graph points to
         device = images.device
         with torch.cuda.device(device), torch.inference_mode():
-            self._images = images.clone()
+            self.images = images.clone()
             stream = torch.cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
-                    program(self._images)
+                    program(self.images)
             stream.synchronize()
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, stream=stream, capture_error_mode=CAPTURE_MODE):
-                self._outputs = program(self._images)
+                self._outputs = program(self.images)
             torch.cuda.current_stream(device).wait_stream(stream)
+
+    def replay(self) -> tuple[Tensor, ...]:
+        """Run on what `images` holds; return the output buffers, valid until the next replay."""
+        self._graph.replay()
+        return self._outputs
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run on images of the captured shape; return copies of the output buffers."""
         with torch.inference_mode():
-            self._images.copy_(images)
-            self._graph.replay()
-            return tuple(output.clone() for output in self._outputs)
+            self.images.copy_(images)
+            return tuple(output.clone() for output in self.replay())

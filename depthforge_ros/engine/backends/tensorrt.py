@@ -133,13 +133,7 @@ def load(folder: Path, shape: Shape, device: torch.device) -> Program:
     """Load an engine, ready to run. Raises RuntimeError if TensorRT does not accept it."""
     images = torch.zeros(shape.sizes, dtype=torch.uint8, device=device)
     with torch.cuda.device(device), torch.inference_mode():
-        graphed = GraphedProgram(_Runner((folder / ENGINE).read_bytes(), device), images)
-
-    def program(images: Tensor) -> tuple[Tensor, Tensor]:
-        scores, depth = graphed(images)
-        return scores, depth
-
-    return program
+        return _Graphed(_Runner((folder / ENGINE).read_bytes(), device), images)
 
 
 def _build_torch_tensorrt(
@@ -248,6 +242,18 @@ def _numbers(version: str) -> tuple[int, int]:
     """Return major and minor of a version."""
     major, minor, *_ = (*version.split("."), "0")
     return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+
+
+class _Graphed:
+    """A runner in a CUDA graph of its own. kernels: the runner, for a larger graph."""
+
+    def __init__(self, runner: _Runner, images: Tensor) -> None:
+        self.kernels = runner
+        self._graphed = GraphedProgram(runner, images)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        scores, depth = self._graphed(images)
+        return scores, depth
 
 
 class _Runner:
