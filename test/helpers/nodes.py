@@ -59,7 +59,7 @@ def end_politely(process: subprocess.Popen) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(20)
+            process.wait(WAIT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -140,14 +140,26 @@ class Bench(Listener):
         publishers = {Image: self.image, CompressedImage: self.compressed}
         publishers.get(type(message), self.camera_info).publish(message)
 
-    def exchange(self, message: Image | CompressedImage, heard: list) -> Any:
-        """Send the message until its answer comes: the first ones meet no subscription yet."""
+    def report_from_now(self) -> None:
+        """Receive until the node has reported what it is now: a report may be on its way."""
+        heard = len(self.diagnostics)
+        self.spin_until(lambda: len(self.diagnostics) >= heard + 2)
+
+    def exchange(
+        self, message: Image | CompressedImage, heard: list, info: CameraInfo | None = None
+    ) -> Any:
+        """Send the message until its answer comes: the first ones meet no subscription yet.
+
+        info: what is sent ahead of it each time, for outputs that need it.
+        """
         stamp = message.header.stamp
         found: list = []
 
         def answered() -> bool:
             found.extend(answer for answer in heard if answer.header.stamp == stamp)
             if not found:
+                if info is not None:
+                    self.send(info)
                 self.send(message)
                 self.drain(lambda: any(answer.header.stamp == stamp for answer in heard))
             return bool(found)

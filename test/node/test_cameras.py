@@ -75,11 +75,6 @@ class Rig(Bench):
 
         self.spin_until(served)
 
-    def report_from_now(self) -> None:
-        """Receive until the node has reported what it is now: a report may be on its way."""
-        heard = len(self.diagnostics)
-        self.spin_until(lambda: len(self.diagnostics) >= heard + 2)
-
     def said(self, name: str) -> tuple[DiagnosticStatus, dict[str, str]]:
         """The newest report on a camera, or on the whole where the name is `inference`."""
         expected = f"depthforge: {name if name == 'inference' else f'camera {name}'}"

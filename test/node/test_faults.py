@@ -11,11 +11,11 @@ import itertools
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builtin_interfaces.msg import Time
 from dds import environment, own_domain
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
@@ -94,9 +94,15 @@ def counters(bench: Bench) -> dict[str, int]:
         found = counted()
         return bool(found) and 2 * found["frames in"] == sum(found.values())
 
-    del bench.diagnostics[:]
+    bench.report_from_now()
     bench.spin_until(adds_up)
     return counted()
+
+
+def faults(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    """Drops in between that a node that is merely slow does not have."""
+    causes = [c for c in after if c.startswith("dropped: ") and c != "dropped: replaced"]
+    return {c: after[c] - before.get(c, 0) for c in causes if after[c] != before.get(c, 0)}
 
 
 def stamps(heard: list) -> list[tuple[int, int]]:
@@ -129,7 +135,7 @@ def test_size_and_encoding_may_change_from_image_to_image(bench: Bench) -> None:
         assert (answer.width, answer.height) == size
     after = counters(bench)
     assert after["frames out"] - before["frames out"] >= len(changes)
-    assert {k: v for k, v in after.items() if "drop" in k and before.get(k, 0) != v} == {}
+    assert faults(before, after) == {}
 
 
 def test_metres_come_with_a_calibration_that_fits_and_masks_without(bench: Bench) -> None:
@@ -151,17 +157,17 @@ def test_metres_come_with_a_calibration_that_fits_and_masks_without(bench: Bench
             bench.drain()
         exchange()
         assert (heard["depth"], infos) == ([], [])
-    bench.send(camera_info_message())  # late, and right
-    bench.drain()
-    message = exchange()
-    bench.spin_until(lambda: bool(heard["depth"] and infos))
-    assert stamps(heard["depth"]) == stamps(infos) == stamps([message])
+    message = following()  # late, and right
+    bench.exchange(message, heard["depth"], camera_info_message())
+    bench.exchange(message, infos, camera_info_message())
+    assert set(stamps(heard["depth"])) == set(stamps(infos)) == set(stamps([message]))
     # The camera turns to another size: its old calibration is nobody's.
     tall = picture(1, 2 * HEIGHT, WIDTH)
     spoil = {"height": 2 * HEIGHT, "data": array.array("B", tall.tobytes())}
-    bench.exchange(following(**spoil), heard["semantic"])
+    turned = following(**spoil)
+    bench.exchange(turned, heard["semantic"])
     bench.drain()
-    assert len(heard["depth"]) == 1
+    assert stamps([turned])[0] not in stamps(heard["depth"])
 
 
 def test_two_cameras_on_one_topic_are_told_and_never_mixed_up(bench: Bench) -> None:
@@ -189,18 +195,25 @@ def test_of_a_burst_the_newest_are_served_in_order_and_all_are_counted(bench: Be
     heard = bench.hear("semantic")
     bench.exchange(following(), heard)
     before = counters(bench)
-    burst = [following() for _ in range(500)]
-    started_s = time.monotonic()
-    for index, message in enumerate(burst):
-        time.sleep(max(0.0, started_s + index / 500 - time.monotonic()))
-        bench.send(message)
-    bench.exchange(following(), heard)
+    count = len(heard)
+    burst: list[Image] = []
+
+    def served() -> bool:
+        """Whether three of the burst are answered, which goes on until then."""
+        for _ in range(100):
+            burst.append(following())
+            bench.send(burst[-1])
+        bench.drain(lambda: len(heard) >= count + 3)
+        return len(burst) >= 500 and len(heard) >= count + 3
+
+    bench.spin_until(served)
+    bench.drain()
     after = counters(bench)
-    answered = stamps(heard)
-    assert answered == sorted(answered)
-    assert set(answered[1:-1]) <= set(stamps(burst))
+    answered = stamps(heard)[count:]
+    assert answered == sorted(set(answered))
+    assert set(answered) <= set(stamps(burst))
     came = after["frames in"] - before["frames in"]
-    assert 1 < came <= 510  # best effort; an exchange may take several
+    assert 3 <= came <= len(burst)  # best effort
     causes = {key for key, value in after.items() if before.get(key, 0) != value}
     assert causes <= {"frames in", "frames out", "dropped: replaced"}
 
@@ -257,6 +270,7 @@ def test_a_camera_that_dies_is_told_and_its_successor_served(
         finally:
             process.kill()
             process.wait()
+        bench.report_from_now()
         bench.spin_until(lambda: "input stalled: no image on /image" in bench.status().message)
     assert bench.values()["state"] == "active"
     answered = stamps(heard)
@@ -270,23 +284,35 @@ def test_a_clock_that_jumps_by_an_hour_stops_nothing(bench: Bench, jump_s: int) 
     """
     heard = bench.hear("semantic")
     clock = bench.node.create_publisher(Clock, "/clock", 10)
+
+    def node_s(now: Time) -> int:
+        """The node's ROS time by its newest report, after another /clock."""
+        clock.publish(Clock(clock=now))
+        bench.drain()
+        return bench.diagnostics[-1].header.stamp.sec
+
     assert bench.set(use_sim_time=True).successful
     try:
         bench.spin_until(lambda: clock.get_subscription_count() == 1)
         start_s = 1_800_000_000 + 10 * HOUR_S * (jump_s < 0)
         for second in range(4):
             message = following()
-            message.header.stamp.sec = start_s + second + (jump_s if second > 1 else 0)
-            clock.publish(Clock(clock=message.header.stamp))
-            bench.drain()
+            now = message.header.stamp
+            now.sec = start_s + second + (jump_s if second > 1 else 0)
+            bench.spin_until(lambda now=now: node_s(now) == now.sec)
             if not second:
                 assert bench.set(drop_stale=True).successful
             assert bench.exchange(message, heard).header == message.header
         cause = "dropped: stale" if jump_s < 0 else "dropped: future"
         assert cause not in bench.values()
         message.header.stamp.sec += jump_s
-        bench.send(message)
-        bench.wait_for(cause, "1")
+
+        def dropped() -> bool:
+            bench.send(message)
+            bench.drain()
+            return int(bench.values().get(cause, 0)) > 0
+
+        bench.spin_until(dropped)
     finally:
         assert bench.set(drop_stale=False).successful
         assert bench.set(use_sim_time=False).successful

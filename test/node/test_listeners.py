@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import rclpy
 from dds import Listener, environment, own_domain
@@ -23,6 +24,12 @@ node = rclpy.create_node("planner")
 node.create_subscription(String, "/mask", lambda message: None, 1)
 rclpy.spin(node)
 """
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether every thread is: the signal is on its way for a while."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 class Clock:
@@ -53,6 +60,7 @@ def test_a_stopped_listener_is_seen_from_the_moment_it_took_nothing_more() -> No
 
             talker.spin_until(taken)
             process.send_signal(signal.SIGSTOP)
+            talker.spin_until(lambda: is_stopped(process.pid))
             clock.now_s += 1
             mask.publish(String(data="not taken"))
             assert acknowledgements.poll(publishers) == {"mask": 1.0}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from nodes import (
     HEIGHT,
+    KEEP,
     WIDTH,
     Bench,
     camera_info_message,
@@ -70,6 +72,10 @@ def pixels(message: Image) -> np.ndarray:
     return np.frombuffer(message.data, dtype).reshape(shape)
 
 
+def stamped(messages: list) -> dict[tuple[int, int], Any]:
+    return {(m.header.stamp.sec, m.header.stamp.nanosec): m for m in messages}
+
+
 def test_what_is_played_comes_back_as_the_pipelines_prediction(
     domain: int, bench: Bench, pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -77,8 +83,8 @@ def test_what_is_played_comes_back_as_the_pipelines_prediction(
     folder.mkdir()
     for index in range(4):
         cv2.imwrite(str(folder / f"{index}.png"), picture_of(index)[..., ::-1])
-    played = bench.subscribe(Image, "/camera/image_raw", BEST_EFFORT)
-    infos = bench.subscribe(CameraInfo, "/camera/camera_info", BEST_EFFORT)
+    played = bench.subscribe(Image, "/camera/image_raw", KEEP)
+    infos = bench.subscribe(CameraInfo, "/camera/camera_info", KEEP)
     images = ("semantic", "confidence", "depth", "semantic_color", "overlay")
     heard = {name: bench.hear(name) for name in images}
     heard["camera_info"] = bench.hear("camera_info", CameraInfo)
@@ -89,21 +95,27 @@ def test_what_is_played_comes_back_as_the_pipelines_prediction(
     with running_node(domain, tmp_path, *remaps, variant="nano", checkpoint="untrained"):
         bench.wait_for("state", "active")
         player = subprocess.Popen(play, env=environment(domain), stdout=subprocess.DEVNULL)
+
+        def enough() -> bool:
+            """Four answers on each topic whose questions were heard, of at least two images."""
+            asked = stamped(played).keys() & stamped(infos).keys()
+            answered = [asked & stamped(got).keys() for got in heard.values()]
+            images = {stamped(played)[stamp].data.tobytes() for stamp in answered[0]}
+            return min(map(len, answered)) >= 4 and len(images) >= 2 and bool(labels)
+
         try:
-            bench.spin_until(lambda: all(len(got) >= 4 for got in heard.values()))
+            bench.spin_until(enough)
         finally:
             end_politely(player)
-        bench.drain()
 
-    sent = {(m.header.stamp.sec, m.header.stamp.nanosec): m for m in played}
-    calibrations = {(i.header.stamp.sec, i.header.stamp.nanosec): i for i in infos}
+    sent, calibrations = stamped(played), stamped(infos)
     palette = load_labels("cityscapes").palette()
     predictions: dict[bytes, Prediction] = {}
     compared = 0
     for name, messages in heard.items():
         for message in messages:
             source = sent.get((message.header.stamp.sec, message.header.stamp.nanosec))
-            if source is None:  # the recorder is best effort as well and may have missed it
+            if source is None:  # it was sent before this test subscribed
                 continue
             compared += 1
             assert message.header == source.header
@@ -129,7 +141,7 @@ def test_what_is_played_comes_back_as_the_pipelines_prediction(
             np.testing.assert_allclose(
                 pixels(message), expected, rtol=0, atol=0.51 if name == "overlay" else 0
             )
-    assert compared >= 18
+    assert compared >= 4 * len(heard)
     assert len(predictions) >= 2  # different images, so a stale mask would show
     described = json.loads(labels[0].data)
     assert [c["name"] for c in described["classes"]][:3] == ["road", "sidewalk", "building"]
@@ -165,36 +177,49 @@ def test_every_bad_image_is_one_named_drop_and_the_node_goes_on(
     domain: int, bench: Bench, tmp_path: Path
 ) -> None:
     heard = bench.hear("semantic")
-    with running_node(domain, tmp_path, checkpoint="instant") as node:
+    reliable = {"qos_overrides./image.subscription.reliability": "reliable"}  # each is sent once
+    bench.image = bench.node.create_publisher(Image, "/image", 1)
+    with running_node(domain, tmp_path, checkpoint="instant", **reliable) as node:
         bench.exchange(image_message(0), heard)
         for number, (cause, spoil) in enumerate(BAD.items(), 1):
             del bench.diagnostics[:]
             bench.send(image_message(2 * number - 1, **spoil))
             bench.wait_for(f"dropped: {cause}", "1")
-            reports = [r.status[0] for r in bench.diagnostics]
-            warned = [s for s in reports if s.level == DiagnosticStatus.WARN]
-            assert [s.message.split("; last")[0] for s in warned] == [f"dropped: {cause} 1"]
+            said = [r.status[0] for r in bench.diagnostics if "dropped" in r.status[0].message]
+            assert [s.message.split("; last")[0] for s in said] == [f"dropped: {cause} 1"]
+            assert said[0].level == DiagnosticStatus.WARN
             assert bench.exchange(image_message(2 * number), heard).header.stamp.nanosec == (
                 14 * number + 1
             )
         assert {m.header.stamp.sec - 1_700_000_000 for m in heard} == set(range(0, 11, 2))
-        bench.wait_for("state", "active")
+
+        def dropped() -> dict[str, int]:
+            return {k: int(v) for k, v in bench.values().items() if k.startswith("dropped: ")}
+
+        def adds_up() -> bool:
+            values = bench.values()
+            return int(values["frames in"]) == int(values["frames out"]) + sum(dropped().values())
+
+        bench.report_from_now()
+        bench.spin_until(adds_up)
+        assert bench.values()["state"] == "active"
         assert node.end() == 0
         assert "Traceback" not in node.log
-    values = bench.values()
-    dropped = {k: int(v) for k, v in values.items() if k.startswith("dropped: ")}
-    assert {name: dropped[f"dropped: {name}"] for name in BAD} == dict.fromkeys(BAD, 1)
-    assert int(values["frames in"]) == int(values["frames out"]) + sum(dropped.values())
+    assert {name: dropped()[f"dropped: {name}"] for name in BAD} == dict.fromkeys(BAD, 1)
 
 
 def test_nothing_is_inferred_for_nobody(domain: int, bench: Bench, tmp_path: Path) -> None:
-    with running_node(domain, tmp_path, checkpoint="instant"):
-        bench.wait_for("state", "active")
-        bench.spin_until(lambda: bench.image.get_subscription_count() == 1)
-        for index in range(5):
-            bench.send(image_message(index))
+    patient = {"stall_after_s": 3600.0, "stall_error_after_s": 3600.0}
+    with running_node(domain, tmp_path, checkpoint="instant", **patient):
+
+        def came() -> bool:
+            bench.send(image_message(1))
             bench.drain()
-        bench.spin_until(lambda: int(bench.values().get("frames in", 0)) >= 4)
+            return int(bench.values().get("frames in", 0)) >= 4
+
+        bench.wait_for("state", "active")
+        bench.spin_until(came)
+        bench.report_from_now()
         values = bench.values()
         assert values["dropped: no_listener"] == values["frames in"]
         assert values["frames out"] == "0"
@@ -223,21 +248,16 @@ def test_live_parameters_act_at_the_next_frame(domain: int, bench: Bench, tmp_pa
         assert set(np.unique(pixels(first))) == {0, 10}  # road below, sky above
         assert bench.set(confidence_threshold=0.95).successful
         assert set(np.unique(pixels(bench.exchange(image_message(1), heard)))) == {255}
-        bench.spin_until(lambda: color and color[-1].header.stamp.sec == 1_700_000_001)
-        assert not pixels(color[-1]).any()
+        assert not pixels(bench.exchange(image_message(1), color)).any()
 
         assert bench.set(confidence_threshold=0.0).successful
         assert bench.set(overlay_opacity=1.0).successful
-        bench.exchange(image_message(2), heard)
-        bench.spin_until(lambda: overlay[-1].header.stamp.sec == 1_700_000_002)
         road = load_labels("cityscapes").classes[0].color
-        assert tuple(pixels(overlay[-1])[-1, 0]) == road
+        assert tuple(pixels(bench.exchange(image_message(2), overlay))[-1, 0]) == road
 
         # A class in another colour, in every picture and in what says so.
         assert bench.set(palette="road=#0102fd").successful
-        bench.exchange(image_message(3), heard)
-        bench.spin_until(lambda: overlay[-1].header.stamp.sec == 1_700_000_003)
-        assert tuple(pixels(overlay[-1])[-1, 0]) == (1, 2, 253)
+        assert tuple(pixels(bench.exchange(image_message(3), overlay))[-1, 0]) == (1, 2, 253)
         bench.spin_until(lambda: reported() == [1, 2, 253] and swatch() == (1, 2, 253))
         assert tuple(pixels(legends[0])[10, 10]) == road
         refused = bench.set(palette="dragon=#000000")
@@ -250,21 +270,23 @@ def test_live_parameters_act_at_the_next_frame(domain: int, bench: Bench, tmp_pa
         assert bench.set(short_side_px=2 * HEIGHT).successful
         assert bench.set(full_size=False).successful
         info = camera_info_message()
-        bench.spin_until(lambda: bench.camera_info.get_subscription_count() == 1)
-        bench.send(info)
-        bench.drain()
+        scaled = bench.exchange(image_message(4), infos, info)
         large = bench.exchange(image_message(4), heard)
         assert (large.width, large.height) == (2 * WIDTH, 2 * HEIGHT)
-        bench.spin_until(lambda: bool(infos))
-        assert (infos[-1].width, infos[-1].height) == (2 * WIDTH, 2 * HEIGHT)
-        assert infos[-1].header == large.header
-        assert infos[-1].k[0] == 2 * info.k[0]
+        assert (scaled.width, scaled.height) == (2 * WIDTH, 2 * HEIGHT)
+        assert scaled.header == large.header
+        assert scaled.k[0] == 2 * info.k[0]
 
         # Slower than the camera, on purpose.
         assert bench.set(max_rate_hz=0.1).successful
         bench.exchange(image_message(5), heard)
-        bench.send(image_message(6))
-        bench.spin_until(lambda: int(bench.values().get("dropped: rate_limit", 0)) >= 1)
+
+        def limited() -> bool:
+            bench.send(image_message(6))
+            bench.drain()
+            return int(bench.values().get("dropped: rate_limit", 0)) >= 1
+
+        bench.spin_until(limited)
 
         # What is set while nothing is published is reported with the next activation.
         assert bench.change(Transition.TRANSITION_DEACTIVATE)
@@ -313,8 +335,7 @@ def test_a_relative_variant_gives_metres_by_the_road(
         assert not depths  # no camera_info, no metres
         info = camera_info_message()
         info.k[5] = (HEIGHT - 1) / 2  # level, with the horizon in the middle
-        bench.send(info)
-        message = bench.exchange(image_message(1), depths)
+        message = bench.exchange(image_message(1), depths, info)
         assert message.header.stamp == image_message(1).header.stamp
         depth_m = pixels(message)
     assert np.isposinf(depth_m[: HEIGHT // 2]).all()
