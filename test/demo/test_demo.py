@@ -16,10 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from dds import own_domain
 from paths import TINY_YAML
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
+from waits import WAIT_S
 
 from depthforge_ros import cli
 from depthforge_ros.demo import output, report
@@ -40,7 +42,8 @@ OLD_PAGE = f"an old demo {output.GENERATOR}"
 
 
 def command(*options: str | Path) -> list[str]:
-    return [sys.executable, "-m", "depthforge_ros.cli", "demo", *map(str, options)]
+    fixed = [sys.executable, "-m", "depthforge_ros.cli", "demo", "--domain-id", str(own_domain())]
+    return [*fixed, *map(str, options)]
 
 
 def quick_environment(temporary: Path) -> dict[str, str]:
@@ -54,7 +57,7 @@ def demo(temporary: Path, *options: str | Path) -> subprocess.CompletedProcess[s
         env=quick_environment(temporary),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=5 * WAIT_S,
         check=False,
     )
     assert not list(temporary.glob("depthforge*"))
@@ -275,7 +278,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(
         assert process.stdout.readline() == "night: 4 images at 0.2 Hz ...\n"
         time.sleep(1)  # node, player and recorder at work
     else:
-        until = time.monotonic() + 60
+        until = time.monotonic() + WAIT_S
         while not list(out.glob(".demo-*/frames/night/*.png")):  # processes that render at work
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -283,11 +286,11 @@ def test_an_interrupted_demo_leaves_nothing_behind(
         os.killpg(process.pid, number)  # as the terminal does
     else:
         process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=WAIT_S)
     assert (process.returncode, errors) == (130, "")
     assert is_untouched(out)
     assert not list((tmp_path / "tmp").glob("depthforge*"))
-    until = time.monotonic() + 10
+    until = time.monotonic() + WAIT_S
     with pytest.raises(ProcessLookupError):  # noqa: PT012 - Python's own helpers end a little later
         while time.monotonic() < until:
             os.killpg(process.pid, 0)

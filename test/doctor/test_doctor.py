@@ -163,10 +163,12 @@ def test_a_graph_that_does_not_match(monkeypatch: pytest.MonkeyPatch) -> None:
         planner.subscribe(Image, "/rear", 1)
         camera.subscribe(Image, "/front", latched)
         found: dict[tuple[str, str], Link] = {}
-        for _ in range(5):  # discovery takes longer on a busy machine
-            found = {(link.topic, link.subscription): link for link in links(1.0)}
-            if len(found) == 3 and found["/front", "/planner"].publisher:
-                break
+
+        def discovered() -> bool:
+            found.update({(link.topic, link.subscription): link for link in links(1.0)})
+            return len(found) == 3 and found["/front", "/planner"].publisher != ""
+
+        camera.spin_until(discovered)
     assert found["/front", "/planner"] == Link("/front", "/camera", "/planner", "")
     assert found["/rear", "/planner"] == Link("/rear", "", "/planner", "no publisher", ("/front",))
     wrong = found["/front", "/camera"]

@@ -12,6 +12,7 @@ import pytest
 from dds import Listener, environment, own_domain
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rich.console import Console
+from waits import WAIT_S
 
 from depthforge_ros.ros.monitor import status_command
 from depthforge_ros.ros.monitor.report import Level, per_second, reports_of
@@ -86,7 +87,8 @@ def test_the_screen_shows_level_rates_latency_drops_and_what_is_withheld() -> No
 )
 def test_the_verb_prints_once_and_its_status_is_the_level(level: bytes, status: int) -> None:
     domain = own_domain()
-    command = [sys.executable, "-m", "depthforge_ros.cli", "status", "--once", "--timeout", "30"]
+    command = [sys.executable, "-m", "depthforge_ros.cli", "status", "--once"]
+    command += ["--timeout", str(WAIT_S)]
     with Listener(domain) as camera:
         publisher = camera.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         process = subprocess.Popen(

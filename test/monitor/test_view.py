@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from dds import own_domain
 from nodes import Bench, camera_info_message, image_message, running_node
+from waits import WAIT_S
 
 from depthforge_ros import cli
 
@@ -50,7 +51,7 @@ def test_everything_of_a_running_node_is_recorded(
         before = frames_out()
         bench.spin_until(lambda: frames_out() >= before + 5)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(WAIT_S) == 0
     text = printed(file)
     for path in ("camera/image", "camera/image/classes", "depth", "world/points", "camera"):
         assert f"/{path}" in text

@@ -35,6 +35,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
+from depthforge_ros.benchmark.topics import resident_mib
 from depthforge_ros.engine import build_engine
 from depthforge_ros.frame import Frame, Prediction
 from depthforge_ros.pipeline import Pipeline, PipelineSettings
@@ -162,6 +163,18 @@ def test_compressed_images_give_the_same_masks(
         bench.wait_for("input topic", "/image/compressed")
     assert answer.header == message.header
     np.testing.assert_array_equal(pixels(answer), pipeline(Frame(picture_of(2))).labels)
+
+
+def test_a_network_that_has_warmed_up_takes_no_more_memory(
+    domain: int, bench: Bench, tmp_path: Path
+) -> None:
+    heard = bench.hear("semantic")
+    with running_node(domain, tmp_path, variant="nano", checkpoint="untrained") as node:
+        for number in range(90):
+            bench.exchange(image_message(number), heard)
+            if number == 30:
+                warm_mib = resident_mib(node.process.pid)
+        assert resident_mib(node.process.pid) - warm_mib < 16.0
 
 
 BAD = {

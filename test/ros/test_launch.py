@@ -24,6 +24,7 @@ from paths import ROOT
 from rcl_interfaces.srv import GetParameters
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
+from waits import WAIT_S
 
 from depthforge_ros.ros.node.parameters import Parameters
 from depthforge_ros.ros.play import camera_frame
@@ -246,7 +247,7 @@ def test_launched_rviz_has_the_camera_s_frame_and_the_node_s_topics(
 
         bench.spin_until(started)
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(60)
+        process.wait(WAIT_S)
     words = (prefix / "arguments").read_text().split()
     assert words[words.index("-f") + 1] == "zed_left_camera_optical_frame"
     config = yaml.safe_load(Path(words[words.index("-d") + 1]).read_text("utf-8"))
@@ -268,7 +269,7 @@ def test_launched_without_rviz2_and_with_a_file_for_another_node(launched, tmp_p
         (answer,) = bench.call(GetParameters, "get_parameters", request).values
         assert answer.string_value == "640x480,1920x1080"
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(60)
+        process.wait(WAIT_S)
     log = (tmp_path / "launch.log").read_text()
     assert "rviz is true and the package rviz2 is not installed: RViz is not started" in log
     assert (
@@ -294,7 +295,7 @@ def test_launched_with_a_parameter_file_and_arguments(launched, tmp_path: Path) 
         assert bench.values()["input topic"] == "/image"
         assert bench.status().name == "front/depthforge: inference"
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.wait(60) == 0
+        assert process.wait(WAIT_S) == 0
     assert "process has finished cleanly" in (tmp_path / "launch.log").read_text()
 
 
@@ -309,10 +310,10 @@ def test_launched_with_several_cameras(launched) -> None:
         bench.spin_until(lambda: bench.image.get_subscription_count() > 0)
         message = image_message(1)  # stamped only now: a second later it would be stale
         message.header.stamp = bench.node.get_clock().now().to_msg()
-        assert bench.exchange(message, heard["left"], 60).header == message.header
+        assert bench.exchange(message, heard["left"]).header == message.header
         assert heard["front"] == []
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.wait(60) == 0
+        assert process.wait(WAIT_S) == 0
 
 
 def drive(path: Path, count: int, step_ns: int) -> Path:
@@ -359,7 +360,7 @@ def test_a_bag_is_replayed_in_its_own_time(launched, tmp_path: Path) -> None:
         bench.spin_until(lambda: bool(bench.values().get("frame age ms")))
         assert abs(float(bench.values()["frame age ms"])) < 60_000
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.wait(60) == 0
+        assert process.wait(WAIT_S) == 0
 
 
 @pytest.mark.parametrize("namespace", ["", "front"])
@@ -391,7 +392,7 @@ def test_the_launch_file_passes_launch_testing(launched, tmp_path: Path) -> None
         env={**environment(own_domain()), "ROS_LOG_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=3 * WAIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
