@@ -28,6 +28,7 @@ from waits import WAIT_S
 HEIGHT, WIDTH = 64, 96
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 KEEP = QoSProfile(depth=50)
+NO_TRANSITION = 255
 
 
 class RunningNode:
@@ -171,16 +172,26 @@ class Bench(Listener):
         """The answer of a service of the node.
 
         A client is kept: a server may answer a new one before it has met the client's reader, and
-        that answer is lost.
+        that answer is lost. So a new one asks what changes nothing until there is an answer.
         """
         path = f"{self.name}/{service}"
         if path not in self.clients:
             self.clients[path] = self.node.create_client(kind, path)
-        client = self.clients[path]
-        self.spin_until(client.service_is_ready)
-        future = client.call_async(request)
+            harmless = kind.Request()
+            if kind is ChangeState:
+                harmless.transition.id = NO_TRANSITION
+            self.spin_until(lambda: self._answered(self.clients[path], harmless))
+        future = self.clients[path].call_async(request)
         self.spin_until(future.done)
         return future.result()
+
+    def _answered(self, client: Client, request: Any) -> bool:
+        """Whether there is an answer within a moment."""
+        if not client.service_is_ready():
+            return False
+        future = client.call_async(request)
+        self.drain(future.done)
+        return future.done()
 
     def change(self, transition: int) -> bool:
         """Request a lifecycle transition by id; whether it succeeded."""

@@ -19,7 +19,6 @@ from builtin_interfaces.msg import Time
 from dds import environment, own_domain
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from nodes import (
     HEIGHT,
     SENSOR,
@@ -71,14 +70,12 @@ def lasting_bench(domain: int, node: RunningNode) -> Iterator[Bench]:
 def bench(lasting_bench: Bench) -> Iterator[Bench]:
     """One for all tests, as nodes take seconds to find each other, without what a test added."""
     node = lasting_bench.node
-    kept = {*node.subscriptions, *node.publishers, *node.clients}
+    kept = {*node.subscriptions, *node.publishers}
     yield lasting_bench
     for subscription in {*node.subscriptions} - kept:
         node.destroy_subscription(subscription)
     for publisher in {*node.publishers} - kept:
         node.destroy_publisher(publisher)
-    for client in {*node.clients} - kept - {*lasting_bench.clients.values()}:
-        node.destroy_client(client)
 
 
 def counters(bench: Bench) -> dict[str, int]:
@@ -320,17 +317,13 @@ def test_a_clock_that_jumps_by_an_hour_stops_nothing(bench: Bench, jump_s: int) 
 
 
 def test_a_hundred_lifecycles_leave_nothing_behind(bench: Bench, node: RunningNode) -> None:
-    client = bench.node.create_client(ChangeState, "/depthforge/change_state")
-    bench.spin_until(client.service_is_ready)
     down = (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
     up = (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
     heard = bench.hear("semantic")
 
     def cycle() -> None:
         for transition in (*down, *up):
-            future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-            bench.spin_until(future.done)
-            assert future.result().success
+            assert bench.change(transition)
 
     def left() -> tuple[int, int, float]:
         bench.exchange(following(), heard)
