@@ -47,16 +47,18 @@ demo: images $(STAMP)
 	$(BIN)/depthforge demo $(if $(IMAGES),--images "$(IMAGES)") \
 	    $(if $(FOV),--fov "$(FOV)") --out "$(OUT)"
 
-# Four processes: OpenVINO and ONNX Runtime, ROS and matplotlib bring native libraries of their own,
-# and all of them in one process for minutes have crashed it.
+# Three groups: OpenVINO and ONNX Runtime, ROS and matplotlib bring native libraries of their own, and
+# all of them in one process for minutes have crashed it. In each group pytest-xdist runs tests side by
+# side, with one thread each. Those of the last group mostly wait for other processes, so more of them
+# run at once than there are cores.
 ENGINE_TESTS := test/engine test/network test/pipeline
 LEARNING_TESTS := test/core test/learning test/project test/street test/weights
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal
 
 test: lint
-	$(BIN)/python -m pytest $(ENGINE_TESTS)
-	$(BIN)/python -m pytest $(LEARNING_TESTS)
-	$(BIN)/python -m pytest test/node
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(ENGINE_TESTS) $(LEARNING_TESTS) test/node)
+	$(PYTEST) -n 2 $(ENGINE_TESTS)
+	$(PYTEST) -n 2 $(LEARNING_TESTS)
+	$(PYTEST) -n 4 $(addprefix --ignore=,$(ENGINE_TESTS) $(LEARNING_TESTS))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

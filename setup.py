@@ -77,6 +77,7 @@ setup(
             "mypy>=1.15",
             "onnxruntime>=1.20",
             "pytest>=8",
+            "pytest-xdist>=3.6",  # runs tests side by side
             "ruff>=0.17,<0.18",  # what it reports and how it formats changes between minors
             "scikit-learn",
             "types-PyYAML",

@@ -164,7 +164,8 @@ def declared(root: Path) -> set[str]:
 def test_pip_is_asked_for_what_is_imported_and_for_nothing_else(tmp_path: Path) -> None:
     asked = declared(tmp_path)
     ros = {name for name in asked if name.startswith("ros-")}
-    tools = {"colcon-common-extensions", "mypy", "ruff", "types-PyYAML", "types-tqdm", "wheel"}
+    tools = {"colcon-common-extensions", "mypy", "pytest-xdist", "ruff", "wheel"}
+    tools |= {"types-PyYAML", "types-tqdm"}
     called = {"PIL": "pillow", "cv2": "opencv-python-headless", "cv_bridge": "cv-bridge"}
     called |= {"sklearn": "scikit-learn", "yaml": "pyyaml"}
     names = imported_by(SOURCE / NAME, SOURCE / "test")
