@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`depthforge annotate`: what is in the new bag, and that a kill changes nothing about it."""
+"""`depthforge annotate`: what is in the new bag."""
 
 from __future__ import annotations
 
 import json
-import resource
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from annotating import PERIOD_NS, command, drive, pipeline
 from bagfiles import (
     HEIGHT,
     START_NS,
@@ -27,7 +22,6 @@ from bagfiles import (
     qos,
     read_bag,
     recorded,
-    text,
     write_bag,
 )
 from rclpy.serialization import deserialize_message, serialize_message
@@ -35,58 +29,13 @@ from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
-from torch import Tensor
 
 from depthforge_ros import cli
-from depthforge_ros.engine.engine import CropOutput
 from depthforge_ros.frame import Frame
-from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
 from depthforge_ros.ros.bags.annotation import annotate_bag
 from depthforge_ros.ros.bags.cameras import camera_name
 from depthforge_ros.ros.bags.topic import BagError
-from depthforge_ros.variant import Variant, load_variant
-
-PERIOD_NS = 33_333_333
-LATENCY_NS = 5_000_000
-
-
-class RedEngine:
-    """The redder a pixel, the higher its class and its depth: results tell images apart."""
-
-    backend = "red"
-    precision = "none"
-
-    def __init__(self, variant: Variant) -> None:
-        self.variant = variant
-        self.device = torch.device("cpu")
-
-    def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
-        red = crops[:, 0].float() / 256  # [B, h, w]
-        classes = len(self.variant.labels)
-        winner = (red * classes).long()
-        scores = torch.nn.functional.one_hot(winner, classes).permute(0, 3, 1, 2) * 0.8
-        return CropOutput(scores, red + 0.5 if depth else None)
-
-
-def pipeline(variant: str = "nano", **settings: object) -> Pipeline:
-    chosen = {"short_side_px": 64, **settings}
-    return Pipeline(RedEngine(load_variant(variant)), PipelineSettings(**chosen))
-
-
-def drive(
-    count: int, make: Callable = image, topic: str = "/front/image_raw", note_bytes: int = 0
-) -> list[Recorded]:
-    """A recording: images logged later than they are stamped, with CameraInfo and other topics."""
-    messages = []
-    for index in range(count):
-        stamp_ns = START_NS + index * PERIOD_NS
-        log_ns = stamp_ns + LATENCY_NS
-        messages += [
-            recorded(topic, log_ns, make(index, stamp_ns)),
-            recorded("/front/camera_info", log_ns, info(stamp_ns)),
-            recorded("/notes", log_ns + 1, text(f"note {index}".ljust(note_bytes))),
-        ]
-    return messages
+from depthforge_ros.variant import load_variant
 
 
 def by_topic(messages: Sequence[Recorded]) -> dict[str, list[Recorded]]:
@@ -286,134 +235,3 @@ def test_cameras_are_chosen_and_named(tmp_path: Path) -> None:
 )
 def test_names_of_cameras(topic: str, name: str) -> None:
     assert camera_name(topic) == name
-
-
-def command(source: Path, target: Path, *options: str) -> list[str]:
-    """Arguments after `depthforge`."""
-    fixed = ["--checkpoint", "instant", "--short-side", "64", "--split-mib", "1"]
-    return ["annotate", str(source), str(target), *fixed, *options]
-
-
-def contents(path: Path) -> list[tuple]:
-    """What a bag says: copied messages byte for byte, added ones field by field.
-
-    Serialization leaves what it finds in memory in the gaps between fields.
-    """
-    added = {"Image": Image, "CameraInfo": CameraInfo, "String": String}
-    return [
-        (m.topic, m.time_ns, deserialize_message(m.raw, added[m.kind.rpartition("/")[2]]))
-        if m.topic.startswith("/depthforge")
-        else m
-        for m in read_bag(path)
-    ]
-
-
-def interrupt(source: Path, target: Path, number: int, file: int) -> tuple[int, str]:
-    """Start annotating and send the signal once that file of the new bag is finished."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "depthforge_ros.cli", *command(source, target)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    finished = target.with_name(f"{target.name}.partial") / f"{target.name}_{file}"
-    while not finished.exists():
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    return process.returncode, output
-
-
-@pytest.fixture(scope="module")
-def long_bag(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple]]:
-    """A bag of 60 images and long texts, and what annotating it in one go gives."""
-    folder = tmp_path_factory.mktemp("long")
-    write_bag(folder / "in", drive(60, note_bytes=90_000))
-    assert cli.main(command(folder / "in", folder / "out")) == 0
-    assert len(list((folder / "out").glob("*.mcap"))) >= 5
-    return folder / "in", contents(folder / "out")
-
-
-def test_a_killed_run_resumes_to_the_same_bag(
-    tmp_path: Path, long_bag: tuple[Path, list[tuple]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    source, expected = long_bag
-    target = tmp_path / "out"
-    for file in (0, 2):  # killed twice
-        code, _ = interrupt(source, target, signal.SIGKILL, file)
-        assert code == -signal.SIGKILL
-        assert not target.exists()
-    assert cli.main(command(source, target)) == 0
-    out = "180 messages copied, 60 images annotated, refused: none\n"
-    assert capsys.readouterr().out == out
-    assert contents(target) == expected
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_an_interrupted_run_keeps_what_it_has(
-    tmp_path: Path, long_bag: tuple[Path, list[tuple]]
-) -> None:
-    source, expected = long_bag
-    target = tmp_path / "out"
-    code, output = interrupt(source, target, signal.SIGINT, 0)
-    assert code == 130
-    assert f"the same command goes on from {target}.partial" in output
-    assert not target.exists()
-    assert cli.main(command(source, target)) == 0
-    assert contents(target) == expected
-
-
-@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_a_full_disk_leaves_no_bag(
-    tmp_path: Path,
-    long_bag: tuple[Path, list[tuple]],
-    storage: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    source, expected = long_bag
-    target = tmp_path / "out"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, before[1]))
-    try:
-        code = cli.main(command(source, target, "--storage", storage))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert code == 1
-    assert f"writing {target} failed: " in capsys.readouterr().err
-    assert not target.exists()
-    assert cli.main(command(source, target, "--storage", storage)) == 0
-    assert contents(target) == expected
-
-
-def test_a_run_that_failed_is_resumed_by_the_same_job_only(tmp_path: Path) -> None:
-    source, other = write_bag(tmp_path / "in", drive(6)), write_bag(tmp_path / "other", drive(7))
-    annotate_bag(source, tmp_path / "expected", pipeline(short_side_px=64))
-
-    class Tired(RedEngine):
-        def __call__(self, crops: Tensor, *, depth: bool) -> CropOutput:
-            left.pop()
-            return super().__call__(crops, depth=depth)
-
-    left = [1, 2, 3]
-    with pytest.raises(IndexError):
-        annotate_bag(
-            source,
-            tmp_path / "out",
-            Pipeline(Tired(load_variant("nano")), PipelineSettings(short_side_px=64)),
-            segment_bytes=1,
-        )
-    for bag, settings, job, difference in (
-        (other, {}, {}, "bag was '.*' and is now '.*'"),
-        (source, {"short_side_px": 96}, {}, "short_side_px was 64 and is now 96"),
-        (source, {"mode": Mode.SLIDE}, {}, "mode was 'whole' and is now 'slide'"),
-        (source, {}, {"weights": "ab"}, "weights was None and is now 'ab'"),
-    ):
-        with pytest.raises(
-            BagError, match=rf"started with other settings: {difference}\. Use those"
-        ):
-            annotate_bag(bag, tmp_path / "out", pipeline(**settings), job=job)
-    moved = source.rename(tmp_path / "moved")  # where it lies makes no difference
-    summary = annotate_bag(moved, tmp_path / "out", pipeline(short_side_px=64))
-    assert (summary.frames, summary.messages) == (6, 18)
-    assert contents(tmp_path / "out") == contents(tmp_path / "expected")

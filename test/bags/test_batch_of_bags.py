@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from bagfiles import START_NS, image, info, recorded, write_bag
 from rosbags.rosbag2 import Reader
+from waits import WAIT_S
 
 from depthforge_ros import cli
 from depthforge_ros.ros.bags import resumable_writer as segments
@@ -158,7 +159,7 @@ def test_two_runs_with_workers_race_for_every_bag_and_each_is_written_once(tmp_p
         subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
         for options in (("--workers", "2"), ())
     ]
-    said = [run.communicate(timeout=120)[0] for run in runs]
+    said = [run.communicate(timeout=WAIT_S)[0] for run in runs]
     assert {run.returncode for run in runs} <= {DONE, BUSY}
     assert_whole(out, 15)
     written = [line.split(":")[0] for line in "".join(said).splitlines() if "copied" in line]
@@ -173,7 +174,7 @@ def test_workers_that_are_ended_keep_what_they_have(tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == INTERRUPTED
+    assert process.wait(WAIT_S) == INTERRUPTED
     assert not all((out / name).exists() for name in NAMES)
     assert annotate(drives, "--into", out) == DONE
     assert_whole(out, 40)

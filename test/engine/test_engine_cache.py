@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from paths import TINY_YAML
+from waits import WAIT_S
 
 from depthforge_ros.engine import cache as cache_module
 from depthforge_ros.engine.cache import (
@@ -253,7 +254,7 @@ def test_of_two_processes_one_builds_and_the_other_waits(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(WAIT_S)
         assert process.exitcode == 0
     assert log.read_text() == "built\n"
 

@@ -11,7 +11,7 @@ import rclpy
 from dds import Listener, own_domain
 from engines import HeldEngine
 from nav_msgs.msg import OccupancyGrid
-from nodes import HEIGHT, KEEP
+from nodes import HEIGHT, KEEP, camera_info_message
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
@@ -111,3 +111,14 @@ class Rig:
         self.listener.__exit__()
         self.node.destroy_node()
         self._context.try_shutdown()
+
+
+def level_camera_info() -> CameraInfo:
+    """Of the camera whose horizon is where the engine's is."""
+    info = camera_info_message()
+    info.k[5] = (HEIGHT - 1) / 2
+    return info
+
+
+def stamps(heard: list[Image]) -> list[int]:
+    return [message.header.stamp.sec - 1_700_000_000 for message in heard]

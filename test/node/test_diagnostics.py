@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counters, percentiles and the judgement that /diagnostics gives on them."""
+"""The judgement that /diagnostics gives on counters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import rclpy.logging
+from clocks import Clock
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from depthforge_ros.engine import INSTANT, UNTRAINED, Journal
@@ -29,58 +30,12 @@ ACTIVE = NodeStatus(
 )
 
 
-class Clock:
-    """A steady clock that is moved by hand, in milliseconds."""
-
-    def __init__(self) -> None:
-        self.now_ms = 100_000
-
-    def __call__(self) -> int:
-        return self.now_ms * 1_000_000
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def statistics(clock: Clock) -> Statistics:
-    return Statistics(clock)
-
-
 def judged(
     statistics: Statistics, situation: NodeStatus = ACTIVE, limits: Parameters | None = None
 ) -> tuple[bytes, str]:
     health = statistics.snapshot()
     made = status("depthforge: inference", situation, health, limits or Parameters())
     return made.level, made.message
-
-
-def test_rate_and_latency_are_of_the_last_ten_seconds(clock: Clock, statistics: Statistics) -> None:
-    statistics.open_input()
-    for index in range(200):  # 20 s at 10 Hz; 500 ms in the first half, then 1..100 ms
-        clock.now_ms += 100
-        statistics.frame_in(clock(), clock())
-        latency_ms = 500 if index < 100 else index - 99
-        statistics.frame_out(latency_ms * 1_000_000, 33_000_000, 640, 480)
-    health = statistics.snapshot()
-    assert (health.frames_in, health.frames_out) == (200, 200)
-    assert health.rate_hz == pytest.approx(10.0, abs=0.11)
-    assert health.latency_p50_ms == pytest.approx(50.5, abs=1)
-    assert health.latency_p99_ms == pytest.approx(99.0, abs=6)  # one of 500 ms is just in reach
-    assert health.age_ms == 33.0
-    clock.now_ms += 11_000
-    late = statistics.snapshot()
-    assert (late.rate_hz, late.latency_p50_ms, late.age_ms) == (0.0, None, None)
-
-
-def test_a_young_node_does_not_divide_by_ten_seconds(clock: Clock, statistics: Statistics) -> None:
-    statistics.open_input()
-    for _ in range(20):
-        clock.now_ms += 100
-        statistics.frame_out(1, 1, 640, 480)
-    assert statistics.snapshot().rate_hz == pytest.approx(10.0)
 
 
 def test_drops_by_design_are_no_reason_to_warn(clock: Clock, statistics: Statistics) -> None:
@@ -260,22 +215,6 @@ def test_a_frame_that_stays_at_hand_is_an_error_in_every_state(
         statistics.stage("publishing")
         assert judged(statistics)[1].startswith("publishing stalled: a frame has been worked on")
     assert judged(statistics)[0] == OK
-
-
-def test_work_of_an_abandoned_worker_does_not_hide_that_of_its_successor(
-    clock: Clock, statistics: Statistics
-) -> None:
-    hung, next_one = statistics.working(), statistics.working()
-    hung.__enter__()
-    statistics.abandon_work()
-    assert statistics.snapshot().work_s is None
-    clock.now_ms += 1000
-    next_one.__enter__()
-    clock.now_ms += 500
-    hung.__exit__(None, None, None)
-    assert statistics.snapshot().work_s == 0.5
-    next_one.__exit__(None, None, None)
-    assert statistics.snapshot().work_s is None
 
 
 @pytest.mark.parametrize(
