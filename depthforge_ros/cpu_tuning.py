@@ -35,3 +35,9 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the maximum of every glibc; above 4K rgb8
         mallopt(M_TRIM_THRESHOLD, 512 << 20)
+
+
+def return_freed_memory() -> None:
+    """Return what glibc keeps of freed memory to the system, after a phase that needed much."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -18,13 +18,15 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import depthforge_ros.network
-from depthforge_ros.engine.engine import CancelledError, Shape, cpu_flags
+from depthforge_ros.engine.engine import CancelledError, CropOutput, Shape, cpu_flags
 from depthforge_ros.file_lock import try_lock
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.resources import sha256_of
@@ -112,17 +114,59 @@ class EngineCache:
         shutil.rmtree(self.folder / entry_name(key), ignore_errors=True)
         self._check_file(key).unlink(missing_ok=True)
 
-    def was_checked(self, key: Key, check: str) -> bool:
-        """Return whether the entry passed a check of this name, see `record_check`."""
-        try:
-            return self._check_file(key).read_text("utf-8") == check
-        except (OSError, UnicodeDecodeError):
-            return False
+    def recorded_check(self, key: Key, check: str) -> CropOutput | None:
+        """Return what `record_check` kept for the entry and a check of this name; None if nothing.
 
-    def record_check(self, key: Key, check: str) -> None:
-        """Record, if the cache can be written, that the entry passed a check of this name."""
+        Scores are float16.
+        """
+        try:
+            with np.load(self._check_file(key), allow_pickle=False) as file:
+                if str(file["check"]) != check:
+                    return None
+                return CropOutput(torch.from_numpy(file["scores"]), torch.from_numpy(file["depth"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def record_check(self, key: Key, check: str, expected: CropOutput) -> None:
+        """Record, if the cache can be written, that the entry passed a check of this name.
+
+        expected: the reference's answer to the first batch of images, with depth.
+        """
+        assert expected.depth is not None
+        file = self._check_file(key)
+        unfinished = file.with_name(f"{UNFINISHED}{file.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
-            self._check_file(key).write_text(check, "utf-8")
+            try:
+                with unfinished.open("wb") as written:
+                    np.savez(
+                        written,
+                        check=check,
+                        scores=expected.scores.cpu().half().numpy(),
+                        depth=expected.depth.cpu().float().numpy(),
+                    )
+                unfinished.replace(file)
+            finally:
+                unfinished.unlink(missing_ok=True)
+
+    def weights_of(self, checkpoint: str) -> str:
+        """Return the weights_hash that was recorded for a checkpoint; empty if none was.
+
+        checkpoint: from `checkpoint_hash`. Raises CacheError if other users can write to the cache.
+        """
+        try:
+            text = self._weights_file(checkpoint).read_text("ascii")
+        except (OSError, UnicodeDecodeError):
+            return ""
+        self._check_owner()
+        return text if re.fullmatch("[0-9a-f]{64}", text) else ""
+
+    def record_weights(self, checkpoint: str, weights: str) -> None:
+        """Record the weights_hash of a checkpoint, if the cache exists and can be written."""
+        with contextlib.suppress(OSError):
+            self._weights_file(checkpoint).write_text(weights, "ascii")
+
+    def _weights_file(self, checkpoint: str) -> Path:
+        return self.folder / f"{checkpoint[:32]}.weights"
 
     def _check_file(self, key: Key) -> Path:
         return self.folder / f"{entry_name(key)}.checked"
@@ -215,6 +259,15 @@ def weights_hash(network: DepthForge) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def checkpoint_hash(variant: Variant, files: Sequence[Path]) -> str:
+    """Return the SHA-256 of the files of a checkpoint and of what makes a network of them.
+
+    Equal hashes mean equal networks, without loading one. Raises OSError naming a missing file.
+    """
+    parts = [repr(variant), code_hash(), torch.__version__, *map(sha256_of, files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def code_hash() -> str:

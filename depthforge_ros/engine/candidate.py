@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Callable, Sequence
@@ -10,9 +11,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from depthforge_ros.cpu_tuning import return_freed_memory
 from depthforge_ros.engine.backends import BACKENDS
 from depthforge_ros.engine.build_subprocess import BuildError, build_in_subprocess
-from depthforge_ros.engine.cache import EngineCache, weights_hash
+from depthforge_ros.engine.cache import EngineCache, checkpoint_hash, weights_hash
 from depthforge_ros.engine.compiler import Build, CompiledEngine, Compiler, NetworkSource
 from depthforge_ros.engine.eager import EagerEngine
 from depthforge_ros.engine.engine import (
@@ -20,14 +22,15 @@ from depthforge_ros.engine.engine import (
     EAGER,
     PRECISIONS,
     SIDE_MULTIPLE_PX,
+    CropOutput,
     Journal,
     Program,
     Shape,
     fast_precisions,
 )
-from depthforge_ros.engine.load import load_network, pick_device
+from depthforge_ros.engine.load import UNTRAINED, checkpoint_files, load_network, pick_device
 from depthforge_ros.engine.memory_fallback import is_out_of_memory
-from depthforge_ros.engine.self_check import Verdict, check, worst
+from depthforge_ros.engine.self_check import Recorded, Recorder, Verdict, check, worst
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.weights import WeightsError
 from depthforge_ros.resources import engines_folder
@@ -81,15 +84,33 @@ class Candidates:
         self.device = pick_device(request.device)
         self._journal = journal
         self._lock = threading.RLock()
-        self._network: DepthForge | None = load_network(self.variant, request.checkpoint)
+        self._network: DepthForge | None = None
         self._reference: EagerEngine | None = None
-        self._weights = weights_hash(self._network)
+        self._weights = self._known_weights()
         source = NetworkSource(
             self.variant, request.variant, request.checkpoint, self.device, self._weights
         )
         self.compiler = Compiler(
             source, request.cache, journal, keep_going, build, before_build=self.release
         )
+
+    def _known_weights(self) -> str:
+        """Return the weights_hash, from the cache if these files were loaded before.
+
+        Otherwise the network is loaded.
+        """
+        cache, checkpoint = self.request.cache, ""
+        if self.request.checkpoint != UNTRAINED:
+            files = checkpoint_files(self.variant, self.request.checkpoint)
+            with contextlib.suppress(OSError):  # loading says what is wrong
+                checkpoint = checkpoint_hash(self.variant, files)
+                if known := cache.weights_of(checkpoint):
+                    return known
+        self._network = load_network(self.variant, self.request.checkpoint)
+        weights = weights_hash(self._network)
+        if checkpoint:
+            cache.record_weights(checkpoint, weights)
+        return weights
 
     def network(self) -> DepthForge:
         """Return the network. Raises WeightsError if its files have changed since the start."""
@@ -116,6 +137,7 @@ class Candidates:
         with self._lock:
             self._network = self._reference = None
         gc.collect()
+        return_freed_memory()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -161,8 +183,9 @@ class Candidates:
     def check(self, engine: EagerEngine | CompiledEngine) -> Verdict:
         """Compare an engine with the reference at every shape that it was made for.
 
-        A compiled engine is compared on all images once, and on the first ones when it is loaded
-        again; eager runs PyTorch's own kernels and is compared on the first ones.
+        A compiled engine is compared on all images once. When it is loaded again, it is compared on
+        the first ones with what the reference answered before: no network is loaded then. Eager
+        runs PyTorch's own kernels and is compared on the first ones.
         """
         backend, precision = engine.backend, engine.precision
         self._journal.proceed(f"checking {backend} {precision} on known images")
@@ -171,14 +194,25 @@ class Candidates:
             shapes = {Shape(shape.height, shape.width) for shape in self.request.shapes}
             shapes = shapes or {crop_shape(self.variant)}
             return check(engine, self.reference(), sorted(shapes), thorough=False)
-        verdicts = []
-        for shape in engine.shapes:
-            known = self.compiler.was_checked(backend, precision, shape)
-            verdict = check(engine, self.reference(), [shape], thorough=not known)
-            verdicts.append(verdict)
-            if not (known or verdict.faults):
-                self.compiler.record_check(backend, precision, shape)
-        return worst(verdicts)
+        return worst([self._check_compiled(engine, shape) for shape in engine.shapes])
+
+    def _check_compiled(self, engine: CompiledEngine, shape: Shape) -> Verdict:
+        backend, precision = engine.backend, engine.precision
+        expected = self.compiler.recorded_check(backend, precision, shape)
+        if expected is not None:
+            recorded = Recorded(expected, shape, self.variant, self.device)
+            verdict = check(engine, recorded, [shape], thorough=False)
+            if not verdict.faults:
+                return verdict
+        recorder = Recorder(self.reference(), shape.batch)
+        verdict = check(engine, recorder, [shape])
+        if not verdict.faults:
+            scores = torch.cat([answer.scores for answer in recorder.answers])
+            depths = [answer.depth for answer in recorder.answers if answer.depth is not None]
+            self.compiler.record_check(
+                backend, precision, shape, CropOutput(scores, torch.cat(depths))
+            )
+        return verdict
 
 
 def preferred_backends(backend: str) -> tuple[str, ...]:

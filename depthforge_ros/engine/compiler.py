@@ -101,13 +101,18 @@ class Compiler:
             built = self._built(key, backend, precision, shape, Path(temporary))
             return BACKENDS[backend].load(built, shape, self._source.device)
 
-    def was_checked(self, backend: str, precision: str, shape: Shape) -> bool:
-        """Return whether the cached engine passed the whole self-check of this release."""
-        return self._cache.was_checked(self._key(backend, precision, shape), check_hash())
+    def recorded_check(self, backend: str, precision: str, shape: Shape) -> CropOutput | None:
+        """Return the reference's recorded answer if the cached engine passed the whole self-check.
 
-    def record_check(self, backend: str, precision: str, shape: Shape) -> None:
-        """Record that the engine passed the whole self-check."""
-        self._cache.record_check(self._key(backend, precision, shape), check_hash())
+        None if it did not pass that of this release.
+        """
+        return self._cache.recorded_check(self._key(backend, precision, shape), check_hash())
+
+    def record_check(
+        self, backend: str, precision: str, shape: Shape, expected: CropOutput
+    ) -> None:
+        """Record that the engine passed. expected: the reference's answer to the first batch."""
+        self._cache.record_check(self._key(backend, precision, shape), check_hash(), expected)
 
     def _built(self, key: Key, backend: str, precision: str, shape: Shape, temporary: Path) -> Path:
         """Build into `temporary`, copy that into the cache if possible, return the folder."""

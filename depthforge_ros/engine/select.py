@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from depthforge_ros.cpu_tuning import return_freed_memory
 from depthforge_ros.engine.backends import BACKENDS
 from depthforge_ros.engine.build_subprocess import BuildError, build_in_subprocess
 from depthforge_ros.engine.candidate import Candidates, Request, preferred_backends
@@ -66,6 +67,7 @@ def select_engine(
         if engine is None:
             journal.self_check = "none: eager fp32 is the reference of the others"
             selected = FallbackEngine(candidates.reference(), journal)
+            return_freed_memory()
         else:
             selected = FallbackEngine(engine, journal, candidates.reference)
             candidates.release()

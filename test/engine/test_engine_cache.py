@@ -18,13 +18,14 @@ from depthforge_ros.engine.cache import (
     MANIFEST,
     CacheError,
     EngineCache,
+    checkpoint_hash,
     driver_major,
     engine_key,
     entry_name,
     power_mode,
     weights_hash,
 )
-from depthforge_ros.engine.engine import CancelledError, Shape
+from depthforge_ros.engine.engine import CancelledError, CropOutput, Shape
 from depthforge_ros.engine.load import load_network
 from depthforge_ros.variant import load_variant
 
@@ -107,16 +108,57 @@ def test_modules_and_power_modes_of_a_jetson_are_told_apart(tmp_path, monkeypatc
     assert key(Gpu())["device"] == "Orin"
 
 
-def test_a_passed_check_belongs_to_its_entry(cache, tmp_path):
-    assert not cache.was_checked(KEY, "release 1")
-    cache.record_check(KEY, "release 1")
-    assert cache.was_checked(KEY, "release 1")
-    assert not cache.was_checked(KEY, "release 2")
+def answer(scale=1.0):
+    scores = scale * torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(1))
+    return CropOutput(scores, 80 * scores[:, 0])
+
+
+def test_a_passed_check_belongs_to_its_entry_and_keeps_the_references_answer(cache, tmp_path):
+    assert cache.recorded_check(KEY, "release 1") is None
+    cache.record_check(KEY, "release 1", answer())
+    kept = cache.recorded_check(KEY, "release 1")
+    torch.testing.assert_close(kept.scores.float(), answer().scores, rtol=5e-4, atol=1e-6)
+    assert torch.equal(kept.depth, answer().depth)
+    assert cache.recorded_check(KEY, "release 2") is None
     with cache.lock(KEY):
         cache.store(KEY, built(tmp_path / "again"))
-    assert not cache.was_checked(KEY, "release 1")
+    assert cache.recorded_check(KEY, "release 1") is None
+    cache.record_check(KEY, "release 1", answer())
+    assert not [path for path in cache.folder.iterdir() if path.name.startswith(".unfinished")]
     cache.remove(KEY)
     assert cache.find(KEY) is None
+    assert cache.recorded_check(KEY, "release 1") is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "text", "empty"])
+def test_a_damaged_record_of_a_check_is_no_record(cache, damage):
+    cache.record_check(KEY, "release 1", answer())
+    file = cache._check_file(KEY)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    damaged = {"cut": content[:-40], "changed": content, "text": b"release 1", "empty": b""}
+    file.write_bytes(damaged[damage])
+    assert cache.recorded_check(KEY, "release 1") is None
+
+
+def test_weights_of_known_files_are_found_without_a_network(cache, tmp_path):
+    variant = load_variant(TINY)
+    files = [tmp_path / "encoders.safetensors", tmp_path / "adapter.safetensors"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    checkpoint = checkpoint_hash(variant, files)
+    assert cache.weights_of(checkpoint) == ""
+    cache.record_weights(checkpoint, "a" * 64)
+    assert cache.weights_of(checkpoint) == "a" * 64
+    assert checkpoint_hash(variant, files[::-1]) != checkpoint
+    assert checkpoint_hash(load_variant("nano"), files) != checkpoint
+    files[1].write_bytes(b"other")
+    assert cache.weights_of(checkpoint_hash(variant, files)) == ""
+    cache.record_weights(checkpoint, "no hash")
+    assert cache.weights_of(checkpoint) == ""
+    cache.folder.chmod(0o777)
+    with pytest.raises(CacheError, match="only you can write"):
+        cache.weights_of(checkpoint)
 
 
 def test_one_changed_weight_is_another_hash():

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import stored_backend
 import torch
@@ -19,11 +20,10 @@ from waits import WAIT_S
 from depthforge_ros.engine import CancelledError, Journal, Request, Shape, candidate, select_engine
 from depthforge_ros.engine.build_subprocess import BuildError, build_in_subprocess
 from depthforge_ros.engine.cache import MANIFEST, EngineCache
-from depthforge_ros.engine.candidate import Candidates, candidate_pairs, preferred_backends
-from depthforge_ros.engine.compiler import CompiledEngine
-from depthforge_ros.engine.engine import cpu_flags, fast_precisions
+from depthforge_ros.engine.candidate import Candidates
 from depthforge_ros.engine.load import build_engine, load_network
 from depthforge_ros.engine.self_check import check, check_images
+from depthforge_ros.network.weights import WeightsError, save_weights
 from depthforge_ros.variant import load_variant
 
 SMALL = DATA / "small.yaml"
@@ -171,14 +171,59 @@ def test_an_engine_that_does_not_load_is_removed_and_built_again(cache, rebuild,
 def test_all_images_are_checked_once(cache, monkeypatch):
     calls = []
 
-    def checked(engine, reference, shapes, *, thorough):
-        calls.append(thorough)
+    def checked(engine, reference, shapes, *, thorough=True):
+        calls.append((thorough, reference.backend))
         return check(engine, reference, shapes, thorough=thorough)
 
     monkeypatch.setattr(candidate, "check", checked)
     for _ in range(2):
         assert ready(cache)[0].backend == "stored"
-    assert calls == [True, False]
+    assert calls == [(True, "eager"), (False, "recorded")]
+
+
+def test_a_record_that_disagrees_is_not_the_last_word(cache):
+    ready(cache)
+    (record,) = cache.folder.glob("*.checked")
+    with np.load(record) as file:
+        arrays = dict(file)
+    with record.open("wb") as written:
+        np.savez(written, **{**arrays, "scores": arrays["scores"][:, ::-1]})
+    assert ready(cache)[0].backend == "stored"  # compared with eager again
+    with np.load(record) as file:
+        np.testing.assert_array_equal(file["scores"], arrays["scores"])
+
+
+def test_a_checked_engine_of_the_cache_needs_no_network(cache, tmp_path, monkeypatch):
+    """Until a size that nothing was compiled for comes; and changed weights are noticed then."""
+    file = tmp_path / "weights.safetensors"
+    network = load_network(load_variant(SMALL), "untrained")
+    save_weights(network.state_dict(), network.variant, file)
+    loads = []
+
+    def loading(variant, checkpoint):
+        loads.append(checkpoint)
+        return load_network(variant, checkpoint)
+
+    monkeypatch.setattr(candidate, "load_network", loading)
+    assert ready(cache, checkpoint=str(file))[0].backend == "stored"
+    assert loads == [str(file)]  # its weights are those of the cache's engine
+    engine, journal = ready(cache, checkpoint=str(file))
+    assert engine.backend == "stored"
+    assert journal.self_check.startswith("stored fp32: labels agree on 100.00%")
+    assert len(loads) == 1
+    assert_same(engine)
+    assert engine(check_images(Shape(64, 64)), depth=True).scores.shape[-1] == 64
+    assert len(loads) == 2
+    engine, _ = ready(cache, checkpoint=str(file))
+    with torch.no_grad():
+        network.tokens.scale.add_(0.1)
+    file.unlink()
+    save_weights(network.state_dict(), network.variant, file)
+    with pytest.raises(WeightsError, match="have changed since they were loaded"):
+        engine(check_images(Shape(64, 64)), depth=True)
+    file.unlink()
+    with pytest.raises(WeightsError, match=r"weights\.safetensors"):
+        ready(cache, checkpoint=str(file))
 
 
 def test_memory_is_free_while_an_engine_is_built(tmp_path, rebuild, monkeypatch):
@@ -318,60 +363,3 @@ def test_what_does_not_exist_is_named():
         Request("nano", backend="onnx")
     with pytest.raises(ValueError, match="precision is 'int8'; expected one of auto, fp32, bf16"):
         Request("nano", precision="int8")
-
-
-def test_batches_are_cut_and_filled_to_what_was_compiled():
-    eager = build_engine(load_variant(SMALL), "untrained", device="cpu")
-    seen = []
-
-    def program(images):
-        seen.append(len(images))
-        output = eager(images, depth=True)
-        return output.scores, output.depth
-
-    programs = {Shape(64, 96, 4): program, Shape(64, 96, 2): program}
-    engine = CompiledEngine("test", "fp32", programs, eager.variant, CPU, lambda: eager, Journal())
-    images = check_images(Shape(64, 96, 7))
-    output = engine(images, depth=True)
-    assert seen == [4, 4]
-    torch.testing.assert_close(output.scores, eager(images, depth=True).scores, rtol=0, atol=1e-5)
-    seen.clear()
-    assert len(engine(images[:1], depth=True).depth) == 1
-    assert seen == [2]
-
-
-def test_the_fastest_are_tried_first():
-    assert preferred_backends("auto") == ("tensorrt", "openvino", "stored", "eager")
-    assert preferred_backends("stored") == ("stored",)
-    pairs = candidate_pairs(("tensorrt", "eager"), "auto", CPU)
-    halves = [(b, p) for p in fast_precisions(CPU) for b in ("tensorrt", "eager")]
-    assert pairs == [*halves, ("tensorrt", "fp32")]
-    assert candidate_pairs(("eager",), "fp32", CPU) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "flags"),
-    [
-        ("processor\t: 0\nflags\t\t: fpu avx512_bf16\n", {"fpu", "avx512_bf16"}),
-        ("processor : 0\nFeatures : fp asimd bf16\n", {"fp", "asimd", "bf16"}),
-        ("", set()),
-    ],
-)
-def test_what_a_processor_can_do_is_read(tmp_path, text, flags):
-    path = tmp_path / "cpuinfo"
-    path.write_text(text)
-    assert cpu_flags(path) == flags
-    assert cpu_flags(tmp_path / "absent") == set()
-
-
-def test_shapes_are_read_and_bad_ones_named():
-    assert Shape.parse("480x352") == Shape(height=352, width=480)
-    assert Shape.parse(str(Shape(352, 480, 3))) == Shape(352, 480, 3)
-    for text, reason in (
-        ("352", "shape is '352'; expected WIDTHxHEIGHT in pixels, width first"),
-        ("480x350", "shape is 480x350; expected WIDTHxHEIGHT, positive multiples of 32"),
-        ("32x32 batch x", "batch is 'x'; expected 1..64"),
-        ("32x32 batch 65", "batch is 65; expected 1..64"),
-    ):
-        with pytest.raises(ValueError, match=reason):
-            Shape.parse(text)

@@ -11,6 +11,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import mmap
 import os
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +86,8 @@ def load(folder: Path, shape: Shape, device: torch.device) -> Program:
 
     Raises GraphError if it is for another shape or damaged, or if this OpenVINO does not take it.
     """
+    import openvino
+
     try:
         info = json.loads((folder / INFO).read_text("utf-8"))
         found, precision = info["shape"], info["precision"]
@@ -93,13 +97,22 @@ def load(folder: Path, shape: Shape, device: torch.device) -> Program:
     if found != str(shape):
         raise GraphError(f"{folder / MODEL} is for images of {found}; expected {shape}")
     try:
-        with (folder / MODEL).open("rb") as file:
-            compiled = _core().import_model(file.read(), DEVICE, _options(hint))
-    except RuntimeError as error:
+        mapped = _mapped(folder / MODEL)
+        tensor = openvino.Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
+        compiled = _core().import_model(tensor, DEVICE, _options(hint))
+    except (RuntimeError, ValueError) as error:
         raise GraphError(
             f"OpenVINO {versions()['openvino']} does not take {folder / MODEL}: {_reason(error)}"
         ) from error
-    return _Runner(compiled)
+    mapped.madvise(mmap.MADV_DONTNEED)  # what is not read again, weights in another layout
+    return _Runner(compiled, tensor)
+
+
+def _mapped(file: Path) -> mmap.mmap:
+    """Map a file: memory of weights that the system can take back. Raises ValueError if empty."""
+    with file.open("rb") as opened:
+        # OpenVINO takes no read-only memory. Nothing writes, so all pages stay those of the file.
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def compile_graph(
@@ -140,10 +153,12 @@ def require_precision(precision: str, capabilities: Iterable[str]) -> None:
 class _Runner:
     """Runs a compiled network. One call at a time; outputs are new tensors at every call."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, weights: Any = None) -> None:
+        """weights: memory that the compiled network refers to."""
         self._request = compiled.create_infer_request()
         self._outputs = [compiled.output(name) for name in OUTPUTS]
         self._lock = threading.Lock()
+        self._weights = weights
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         import openvino
