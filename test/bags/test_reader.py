@@ -178,26 +178,19 @@ def test_an_empty_bag_is_a_bag(tmp_path: Path) -> None:
     assert read_bag(tmp_path / "out") == []
 
 
-def test_an_abandoned_file_is_written_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("paused", "kept"), [(False, 2), (True, 3)])
+def test_a_paused_bag_goes_on_where_it_was_and_an_abandoned_file_is_written_again(
+    tmp_path: Path, paused: bool, kept: int
+) -> None:
     target = tmp_path / "out"
     with segmented(target) as bag:
         fill(bag, TEXTS[:3])  # a file of two, and one message in an open file
+        if paused:
+            bag.pause()
     assert not target.exists()
     with segmented(target) as bag:
-        assert bag.progress == {"messages": 2}
-        fill(bag, TEXTS[2:])
-        bag.finish()
-    assert read_bag(target) == TEXTS
-
-
-def test_a_paused_bag_goes_on_where_it_was(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    with segmented(target) as bag:
-        fill(bag, TEXTS[:3])
-        bag.pause()
-    with segmented(target) as bag:
-        assert bag.progress == {"messages": 3}
-        fill(bag, TEXTS[3:])
+        assert bag.progress == {"messages": kept}
+        fill(bag, TEXTS[kept:])
         bag.finish()
     assert read_bag(target) == TEXTS
 

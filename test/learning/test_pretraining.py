@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +26,9 @@ from depthforge_ros.network.weights import WeightsError, read_weights
 from depthforge_ros.street import CONDITIONS, HELD_OUT_SEEDS, TRAIN_SEEDS, StreetDrive
 from depthforge_ros.variant import load_variant
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = RenderSettings(drives=3, frames=2, width=96, height=80)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # ---- losses --------------------------------------------------------------------------------

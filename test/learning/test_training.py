@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,7 @@ from depthforge_ros.network.depthforge import ADAPTER_PARTS
 from depthforge_ros.network.weights import WeightsError, read_weights, save_weights
 from depthforge_ros.variant import load_variant
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def assert_same_weights(a: Path, b: Path) -> None:

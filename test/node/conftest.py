@@ -7,10 +7,23 @@ from collections.abc import Iterator
 
 import pytest
 from clocks import Clock
+from dds import own_domain
 from engines import HeldEngine
+from nodes import Bench
 from rigs import Rig
 
 from depthforge_ros.ros.node.statistics import Statistics
+
+
+@pytest.fixture
+def domain() -> int:
+    return own_domain()
+
+
+@pytest.fixture
+def bench(domain: int) -> Iterator[Bench]:
+    with Bench(domain) as made:
+        yield made
 
 
 @pytest.fixture

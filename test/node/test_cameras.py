@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from dds import own_domain
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from nodes import (
@@ -80,11 +79,6 @@ class Rig(Bench):
         expected = f"depthforge: {name if name == 'inference' else f'camera {name}'}"
         (status,) = [s for s in self.diagnostics[-1].status if s.name == expected]
         return status, {entry.key: entry.value for entry in status.values}
-
-
-@pytest.fixture
-def domain() -> int:
-    return own_domain()
 
 
 @pytest.mark.parametrize("names", [NAMES[:2], NAMES], ids=["two", "four"])

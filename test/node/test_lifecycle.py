@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dds import own_domain
 from diagnostic_msgs.msg import DiagnosticStatus
 from engines import HeldEngine
 from held_node import HeldNode, start
@@ -19,17 +18,6 @@ from nodes import Bench, image_message, running_node
 from waits import WAIT_S
 
 from depthforge_ros.ros.node import node as node_module
-
-
-@pytest.fixture
-def domain() -> int:
-    return own_domain()
-
-
-@pytest.fixture
-def bench(domain: int) -> Iterator[Bench]:
-    with Bench(domain) as made:
-        yield made
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from dds import environment, own_domain
+from dds import environment
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from nodes import (
@@ -53,17 +53,6 @@ def pipeline() -> Iterator[Pipeline]:
     engine = build_engine(load_variant("nano"), "untrained", device="cpu")
     yield Pipeline(engine, PipelineSettings(short_side_px=HEIGHT))
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def domain() -> int:
-    return own_domain()
-
-
-@pytest.fixture
-def bench(domain: int) -> Iterator[Bench]:
-    with Bench(domain) as made:
-        yield made
 
 
 def pixels(message: Image) -> np.ndarray:

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from dds import own_domain
 from diagnostic_msgs.msg import DiagnosticStatus
 from engines import HeldEngine
 from held_node import HeldNode, start
@@ -27,17 +25,6 @@ from depthforge_ros.variant import load_variant
 
 BUILD = "depthforge_ros.engine.build_subprocess"
 TINY = TINY_YAML
-
-
-@pytest.fixture
-def domain() -> int:
-    return own_domain()
-
-
-@pytest.fixture
-def bench(domain: int) -> Iterator[Bench]:
-    with Bench(domain) as made:
-        yield made
 
 
 def builds(folder: Path) -> list[str]:

@@ -200,27 +200,23 @@ def test_a_palette_names_classes_and_their_colours() -> None:
     assert Parameters().colors() == {}
 
 
+def allows(kind: type, **values: float) -> bool:
+    try:
+        kind(**values)
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("short_side_px", [1, 63, 64, 4096, 4097])
 def test_parameters_and_pipeline_allow_the_same_short_sides(short_side_px: int) -> None:
-    allowed = []
-    for kind in (Parameters, PipelineSettings):
-        try:
-            kind(short_side_px=short_side_px)
-            allowed.append(True)
-        except ValueError:
-            allowed.append(False)
+    allowed = [allows(kind, short_side_px=short_side_px) for kind in (Parameters, PipelineSettings)]
     assert allowed == [64 <= short_side_px <= 4096] * 2
 
 
 @pytest.mark.parametrize("height_m", [0.001, 0.0999, 0.1, 10.0, 10.1, math.nan])
 def test_parameters_and_ground_allow_the_same_heights(height_m: float) -> None:
-    allowed = []
-    for kind in (Parameters, GroundSettings):
-        try:
-            kind(camera_height_m=height_m)
-            allowed.append(True)
-        except ValueError:
-            allowed.append(False)
+    allowed = [allows(kind, camera_height_m=height_m) for kind in (Parameters, GroundSettings)]
     assert allowed == [0.1 <= height_m <= 10.0] * 2
 
 

@@ -89,6 +89,24 @@ def overlapping() -> Iterator[SharedRig]:
     made.close()
 
 
+Packed = tuple[threading.Event, threading.Event]
+
+
+@pytest.fixture
+def packed(overlapping: SharedRig, monkeypatch: pytest.MonkeyPatch) -> Packed:
+    """Outputs of the front camera are held: set once one is packed, and what lets it go on."""
+    outputs = overlapping.inference.streams["front"].outputs
+    pack, packing, go_on = outputs.for_planners, threading.Event(), threading.Event()
+
+    def held(*arguments: object) -> dict:
+        packing.set()
+        assert go_on.wait(WAIT_S)
+        return pack(*arguments)
+
+    monkeypatch.setattr(outputs, "for_planners", held)
+    return packing, go_on
+
+
 def heard(rig: SharedRig, expected: dict[str, list[int]]) -> None:
     rig.listener.spin_until(lambda: {c: rig.stamps(c) for c in CAMERAS} == expected)
 
@@ -184,18 +202,9 @@ def test_the_next_frame_is_converted_while_one_is_inferred(overlapping: SharedRi
 
 
 def test_a_frame_is_published_while_the_next_is_inferred_and_not_once_the_input_is_closed(
-    overlapping: SharedRig, monkeypatch: pytest.MonkeyPatch
+    overlapping: SharedRig, packed: Packed
 ) -> None:
-    rig = overlapping
-    outputs = rig.inference.streams["front"].outputs
-    pack, packing, go_on = outputs.for_planners, threading.Event(), threading.Event()
-
-    def held(*arguments: object) -> dict:
-        packing.set()
-        assert go_on.wait(WAIT_S)
-        return pack(*arguments)
-
-    monkeypatch.setattr(outputs, "for_planners", held)
+    rig, (packing, go_on) = overlapping, packed
     rig.engine.permits.release()
     rig.hold("front", 1)
     assert packing.wait(WAIT_S)
@@ -227,18 +236,9 @@ def test_overlapping_frames_keep_their_order_and_their_camera(overlapping: Share
 
 
 def test_a_close_with_frames_on_every_stretch_of_the_way_loses_none(
-    overlapping: SharedRig, monkeypatch: pytest.MonkeyPatch
+    overlapping: SharedRig, packed: Packed
 ) -> None:
-    rig = overlapping
-    outputs = rig.inference.streams["front"].outputs
-    pack, packing, go_on = outputs.for_planners, threading.Event(), threading.Event()
-
-    def held(*arguments: object) -> dict:
-        packing.set()
-        assert go_on.wait(WAIT_S)
-        return pack(*arguments)
-
-    monkeypatch.setattr(outputs, "for_planners", held)
+    rig, (packing, go_on) = overlapping, packed
     rig.engine.permits.release(3)
     rig.hold("front", 1)
     assert packing.wait(WAIT_S)  # the first is held on its way out

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -18,14 +16,6 @@ from depthforge_ros.pipeline import Mode, Pipeline, PipelineSettings
 from depthforge_ros.variant import Variant, load_variant
 
 SIZES = [(96, 128), (64, 96), (96, 128), (128, 96), (64, 96)]  # height, width
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def engine_of(variant: Variant) -> EagerEngine:

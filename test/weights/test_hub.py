@@ -6,12 +6,12 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from http_servers import serving
 
 from depthforge_ros.variant import alternative_names, load_variant, variant_names
 from depthforge_ros.weights.download import DownloadError
@@ -70,14 +70,8 @@ class Hub:
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     hub = Hub()
-    thread = threading.Thread(
-        target=hub.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-    )
-    thread.start()
-    yield hub
-    hub.server.shutdown()
-    thread.join()
-    hub.server.server_close()
+    with serving(hub.server):
+        yield hub
 
 
 def test_a_file_comes_checked_and_once(tmp_path: Path, hub: Hub) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from http_servers import serving
 from paths import TINY
 from safetensors.torch import load_file
 
@@ -77,14 +77,8 @@ def web(tmp_path: Path, theirs: dict[str, torch.Tensor]) -> Iterator[Web]:
         {k.removeprefix(depth): v for k, v in theirs.items() if k.startswith(depth)},
         web.folder / PARTS["depth"],
     )
-    thread = threading.Thread(
-        target=web.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-    )
-    thread.start()
-    yield web
-    web.server.shutdown()
-    thread.join()
-    web.server.server_close()
+    with serving(web.server):
+        yield web
 
 
 def with_sources(path: Path, web: Web, *, licence: str = "Apache-2.0") -> Path:
