@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from depthforge_ros.frame import UNLABELLED
+from depthforge_ros.learning.mix import mixed
 from depthforge_ros.learning.relight import relight
 from depthforge_ros.learning.samples import Sample
 
@@ -38,7 +39,8 @@ class AugmentSettings:
     that a crop is laid over a pixel of a class drawn evenly from those in the image, so that
     bicycles are met as often as road; relight is night, snow, rain or fog by labels and depth, for
     samples that have depth; adverse is what night and weather do to a sensor (darkness, colour
-    casts, noise, haze, blur), for those that were not relit.
+    casts, noise, haze, blur), for those that were not relit; mix is that a daylight sample gets
+    road users and signs of another one.
     """
 
     crop: int
@@ -54,6 +56,7 @@ class AugmentSettings:
     photometric: float = 1.0
     relight: float = 0.0
     adverse: float = 0.0
+    mix: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop < 32 or self.crop % 32:
@@ -65,19 +68,32 @@ class AugmentSettings:
                 f"short_sides_px is {self.short_sides_px}, short_side_px {self.short_side_px}; "
                 "expected one of the two, of at least 32"
             )
-        for name in ("max_class_share", "rare", "flip", "photometric", "relight", "adverse"):
+        for name in (
+            "max_class_share", "rare", "flip", "photometric", "relight", "adverse", "mix",
+        ):  # fmt: skip
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0..1")
 
 
-def augment(sample: Sample, rng: np.random.Generator, settings: AugmentSettings) -> Sample:
+def augment(
+    sample: Sample,
+    rng: np.random.Generator,
+    settings: AugmentSettings,
+    other: Sample | None = None,
+) -> Sample:
     """Return a training crop of the sample, [crop, crop].
 
-    Too small an image is padded at the right and bottom: unlabelled, in PAD_COLOR.
+    Too small an image is padded at the right and bottom: unlabelled, in PAD_COLOR. other: a sample
+    whose road users and signs appear in the crop, where both crops have the same size.
     """
     sample = resized(sample, scale_factor(sample, rng, settings), settings.antialias)
     height, width = sample.labels.shape
     sample, (top, left) = _cropped(sample, rng, settings)
+    if other is not None:
+        other = resized(other, scale_factor(other, rng, settings), settings.antialias)
+        other, _ = _cropped(other, rng, settings)
+        if other.labels.shape == sample.labels.shape:
+            sample = mixed(sample, other, rng)
     relit = None
     if settings.relight > 0 and rng.random() < settings.relight:
         relit = relight(sample, ((width - 1) / 2 - left, (height - 1) / 2 - top), rng)

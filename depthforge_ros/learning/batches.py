@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from depthforge_ros.learning.augment import AugmentSettings, augment
+from depthforge_ros.learning.mix import mixes
 from depthforge_ros.learning.samples import Sample, SampleSource, UnreadableImageError
 from depthforge_ros.learning.street_cache import StreetCache
 
@@ -120,14 +121,22 @@ class BatchStream(IterableDataset[Batch]):
     def sample(self, number: int, skipped: list[str]) -> Sample:
         """Return sample `number` of the run; name unreadable images in `skipped`, replace them."""
         rng = np.random.default_rng((self.seed, number))
+        sample = self._drawn(rng, skipped)
+        # Nothing is drawn where nothing is asked for: runs started without it see the same samples.
+        if self.settings.mix > 0 and mixes(sample) and rng.random() < self.settings.mix:
+            other = self._drawn(rng, skipped)
+            if mixes(other):
+                return augment(sample, rng, self.settings, other)
+        return augment(sample, rng, self.settings)
+
+    def _drawn(self, rng: np.random.Generator, skipped: list[str]) -> Sample:
+        """Return a random sample as it is stored."""
         for _ in range(MAX_UNREADABLE):
             source = self.sources[int(rng.choice(len(self.sources), p=self.weights))]
             try:
-                sample = source[int(rng.integers(len(source)))]
+                return source[int(rng.integers(len(source)))]
             except UnreadableImageError as error:
                 skipped.append(str(error))
-                continue
-            return augment(sample, rng, self.settings)
         raise ValueError(f"{MAX_UNREADABLE} unreadable images in a row, the last: {skipped[-1]}")
 
 

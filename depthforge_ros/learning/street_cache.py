@@ -31,7 +31,8 @@ class RenderSettings:
     """What to render: `drives` of `frames` each, pixels, frames a second.
 
     Drive i has the i-th training seed and condition i modulo six. A low rate makes the frames of
-    a drive differ.
+    a drive differ. heavy: most vehicles are lorries, buses and trams; for a folder of its own,
+    because a drive's folder does not say so.
     """
 
     drives: int
@@ -39,6 +40,7 @@ class RenderSettings:
     width: int = 512
     height: int = 384
     rate_hz: float = 0.25
+    heavy: bool = False
 
 
 def render_drive(folder: Path, seed: int, condition: str, settings: RenderSettings) -> bool:
@@ -47,7 +49,13 @@ def render_drive(folder: Path, seed: int, condition: str, settings: RenderSettin
     if target.is_dir():
         return False
     drive = StreetDrive(
-        seed, condition, settings.width, settings.height, settings.frames, settings.rate_hz
+        seed,
+        condition,
+        settings.width,
+        settings.height,
+        settings.frames,
+        settings.rate_hz,
+        settings.heavy,
     )
     frames = list(drive)
     partial = folder / f".{target.name}.{os.getpid()}.partial"
@@ -183,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=RenderSettings.width)
     parser.add_argument("--height", type=int, default=RenderSettings.height)
     parser.add_argument("--rate-hz", type=float, default=RenderSettings.rate_hz)
+    parser.add_argument("--heavy", action=argparse.BooleanOptionalAction, default=False)
     args = vars(parser.parse_args(argv))
     render(args.pop("folder"), RenderSettings(**args))
     return 0

@@ -267,7 +267,11 @@ def start_renderer(settings: DatasetSettings) -> subprocess.Popen[bytes]:
     settings.root.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "depthforge_ros.learning.street_cache", str(settings.root)]
     for name, value in dataclasses.asdict(render).items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            command += [f"--{option}", str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (settings.root / RENDER_LOG).open("wb") as log:
         return subprocess.Popen(command, env=environment, stderr=log)

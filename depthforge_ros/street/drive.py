@@ -69,6 +69,7 @@ class StreetDrive:
         width, height: image size in pixels, 64x48 to 2048x1024.
         frames: how many frames, of at most 600 s in all.
         rate_hz: frames per second.
+        heavy: most vehicles are lorries, buses and trams, nearer than usual.
 
     Raises:
         ValueError: an argument is out of its range; the message names it and what is allowed.
@@ -82,6 +83,7 @@ class StreetDrive:
         height: int = 384,
         frames: int = 60,
         rate_hz: float = 10.0,
+        heavy: bool = False,
     ) -> None:
         _check_integer("seed", seed, 0, 2**63 - 1)
         if condition not in CONDITIONS:
@@ -119,7 +121,7 @@ class StreetDrive:
         self._ego = make_ego(self.seed, random_road(stream(self.seed, 0)))
         travelled = self._ego.travelled(self.frames / self.rate_hz)
         self.world = build_world(self.seed, travelled + 190.0)
-        self._movers = make_movers(self.seed, self.world.road, self.world.x_end)
+        self._movers = make_movers(self.seed, self.world.road, self.world.x_end, heavy)
         self.lighting = make_lighting(self.seed, condition)
         self._maps = LightMaps(self.world, self.lighting)
 

@@ -12,8 +12,10 @@ from .layout import X0_M
 from .mesh import Mesh
 from .noise import stream
 from .road import KERB_M, Road
-from .vehicles import TRAIN, bus, car, truck
+from .vehicles import TRAIN, articulated_lorry, bus, car, tram, truck
 
+USUAL, HEAVY = (0.12, 0.22, 0.235), (0.3, 0.5, 0.75)
+"""Cumulative shares of trucks, buses and trams among vehicles."""
 VIEW_M = 150.0  # people and two-wheelers farther than this are not drawn
 
 
@@ -67,28 +69,37 @@ def make_ego(seed: int, road: Road) -> Ego:
     )
 
 
-def make_movers(seed: int, road: Road, x_end: float) -> list[Mover]:
-    """Every actor of the street; vehicles first."""
+def make_movers(seed: int, road: Road, x_end: float, heavy: bool = False) -> list[Mover]:
+    """Every actor of the street; vehicles first. heavy: most of them are lorries, buses, trams."""
     movers: list[Mover] = []
-    _vehicles(stream(seed, 4), road, x_end, movers)
+    _vehicles(stream(seed, 4), road, x_end, movers, HEAVY if heavy else USUAL)
     _riders(stream(seed, 5), road, x_end, movers)
     for side in (0, 1):
         _pedestrians(stream(seed, 6 + side), road, side, x_end, movers)
     return movers
 
 
-def _vehicle(rng: np.random.Generator) -> tuple[Mesh, float]:
+def _vehicle(rng: np.random.Generator, shares: tuple[float, float, float]) -> tuple[Mesh, float]:
+    """A vehicle and its length. shares: cumulative, of trucks, buses and trams; others are cars."""
     seed, pick = float(rng.uniform(0, 97)), rng.random()
-    if pick < 0.12:
-        return truck(rng, seed)
-    if pick < 0.22:
+    trucks, buses, trams = shares
+    heavy = shares is HEAVY
+    if pick < trucks:
+        return articulated_lorry(rng, seed) if heavy and rng.random() < 0.5 else truck(rng, seed)
+    if pick < buses:
         return bus(rng, seed)
-    if pick < 0.235:
-        return bus(rng, seed, TRAIN)
+    if pick < trams:
+        return tram(rng, seed) if heavy else bus(rng, seed, TRAIN)
     return car(rng, seed)
 
 
-def _vehicles(rng: np.random.Generator, road: Road, x_end: float, out: list[Mover]) -> None:
+def _vehicles(
+    rng: np.random.Generator,
+    road: Road,
+    x_end: float,
+    out: list[Mover],
+    shares: tuple[float, float, float],
+) -> None:
     for direction in (1, -1):
         for lane in range(road.lanes):
             gap = rng.uniform(9.0, 45.0)
@@ -99,7 +110,7 @@ def _vehicles(rng: np.random.Generator, road: Road, x_end: float, out: list[Move
             phase = rng.uniform(0, 6.28)
             while s < limit:
                 lot = np.random.default_rng(rng.integers(2**63))
-                mesh, length = _vehicle(lot)
+                mesh, length = _vehicle(lot, shares)
                 s += length / 2
                 heading = 0.0 if direction > 0 else np.pi
                 v = road.lane_centre(lane, direction) + lot.normal(0, 0.1)
@@ -111,7 +122,7 @@ def _vehicles(rng: np.random.Generator, road: Road, x_end: float, out: list[Move
                 s += length / 2 + spacing * lot.uniform(0.5, 1.6)
     for at in road.crossings:  # waiting or passing on the crossing street
         lot = np.random.default_rng(rng.integers(2**63))
-        mesh, length = _vehicle(lot)
+        mesh, length = _vehicle(lot, shares)
         sign = int(lot.choice([-1, 1]))
         if lot.random() < 0.6:
             v = sign * (road.half_width + 2.5 + length / 2)

@@ -167,6 +167,100 @@ def bus(rng: np.random.Generator, seed: float, label: int = BUS) -> tuple[Mesh, 
     return b.build(), length
 
 
+def tram(rng: np.random.Generator, seed: float) -> tuple[Mesh, float]:
+    """An articulated tram of two to five cars: tapered noses, skirts, bellows, a pantograph."""
+    cars, long = int(rng.integers(2, 6)), rng.uniform(5.5, 8.5)
+    half, height, joint = rng.uniform(1.12, 1.33), rng.uniform(3.2, 3.6), 0.7
+    colour = rng.uniform(0.02, 0.7) * rng.uniform(0.2, 1.0, 3)
+    if rng.random() < 0.35:  # white, or the blue and white of many towns
+        colour = np.array(((0.75, 0.75, 0.73), (0.02, 0.1, 0.42))[int(rng.integers(2))])
+    nose_m = rng.uniform(0.6, 1.6)
+    length = cars * long + (cars - 1) * joint + 2 * nose_m
+    b = MeshBuilder(seed)
+    params = (0.0, 0.0, height)
+    for index in range(cars):
+        x0 = -length / 2 + nose_m + index * (long + joint)
+        x1 = x0 + long
+        for side in (-1, 1):
+            y = side * half
+            xs = (x0, x1) if side < 0 else (x1, x0)
+            corners = [(xs[0], y, 0.2), (xs[1], y, 0.2), (xs[1], y, height), (xs[0], y, height)]
+            b.face(corners, TRAIN, Mat.BUS, colour, params)
+        roof = [(x0, -half, height), (x1, -half, height), (x1, half, height), (x0, half, height)]
+        b.face(roof, TRAIN, Mat.BODY, (0.4, 0.4, 0.4), (1.0,))
+        low, high = (x0 + 0.8, -half * 0.7, height), (x1 - 0.8, half * 0.7, height + 0.35)
+        b.box(low, high, TRAIN, Mat.BODY, (0.35, 0.35, 0.36))
+        if index + 1 < cars:
+            low, high = (x1, -half * 0.9, 0.3), (x1 + joint, half * 0.9, height - 0.1)
+            b.box(low, high, TRAIN, Mat.PLAIN, (0.02, 0.02, 0.022))
+    for end in (-1, 1):
+        x0, x1 = end * (length / 2 - nose_m), end * length / 2
+        sections = [(x0, half, 0.2, height), (x1, half * 0.8, 0.35, height * 0.55)]
+        if end < 0:
+            sections.reverse()
+        b.loft(sections, TRAIN, colour, (2.0, 0.0, 0.0, 0.0), ends=(Mat.REAR, Mat.FRONT))
+        # Its windscreen lies on the slope of the loft.
+        foot, top, side = x1 - end * nose_m * 0.12, x0 + end * nose_m * 0.15, half * 0.74
+        pane = [(foot, -side, height * 0.6), (foot, side, height * 0.6)]
+        pane += [(top, side * 1.1, height * 0.93), (top, -side * 1.1, height * 0.93)]
+        lift = np.array((end * 0.06, 0.0, 0.06))
+        b.face((np.array(pane) + lift).tolist(), TRAIN, Mat.GLASS, colour, (1.0, 4.0))
+    knee = rng.uniform(-long / 3, long / 3)
+    for x, z in ((knee - 0.8, height + 0.35), (knee + 0.1, height + 0.9)):
+        b.box((x, -0.06, z), (x + 0.9, 0.06, z + 0.6), TRAIN, Mat.PLAIN, (0.1, 0.1, 0.1))
+    b.box((knee, -0.8, height + 1.5), (knee + 0.1, 0.8, height + 1.56), TRAIN, 0, (0.1, 0.1, 0.1))
+    b.box(
+        (-length / 2 + 0.4, -half * 0.8, 0.05), (length / 2 - 0.4, half * 0.8, 0.3), TRAIN, 0, TYRE
+    )
+    return b.build(), length
+
+
+def articulated_lorry(rng: np.random.Generator, seed: float) -> tuple[Mesh, float]:
+    """A tractor with a high cab and a semi-trailer: a box, a curtain or a tank."""
+    trailer, half = rng.uniform(9.0, 13.0), rng.uniform(1.2, 1.28)
+    height, cab_h = rng.uniform(3.5, 4.0), rng.uniform(3.0, 3.8)
+    colour, box = rng.uniform(0.05, 0.7, 3), rng.uniform(0.05, 0.75, 3)
+    if rng.random() < 0.4:
+        box = np.array((0.72, 0.72, 0.7))
+    length = trailer + 2.6
+    front, rear = length / 2, -length / 2
+    b = MeshBuilder(seed)
+    if rng.random() < 0.25:  # a tank
+        middle, round_ = (1.1 + height) / 2, (height - 1.1) / 2
+        b.loft(
+            [(rear, half * 0.8, middle - round_ * 0.8, middle + round_ * 0.8),
+             (rear + 0.5, half, 1.1, height), (rear + trailer - 0.5, half, 1.1, height),
+             (rear + trailer, half * 0.8, middle - round_ * 0.8, middle + round_ * 0.8)],
+            TRUCK, box, (2.0, 0.0, 0.0, 0.0), ends=(Mat.BODY, Mat.BODY),
+        )  # fmt: skip
+    else:
+        high = (rear + trailer, half, height)
+        b.box((rear, -half, 1.1), high, TRUCK, Mat.PANEL, box, (0.0,), bottom=True)
+    cab = front - 2.1
+    sections = [
+        (cab, half, 0.5, cab_h),
+        (front - 0.25, half, 0.45, cab_h * 0.97),
+        (front, half * 0.97, 0.45, 1.75),
+    ]
+    b.loft(sections, TRUCK, colour, (2.0, 0.0, 0.0, 0.0), ends=(Mat.BODY, Mat.FRONT))
+    pane = [(front, -half * 0.93, 1.75), (front, half * 0.93, 1.75)]
+    pane += [(front - 0.2, half * 0.93, cab_h * 0.82), (front - 0.2, -half * 0.93, cab_h * 0.82)]
+    lift = np.array((0.04, 0.0, 0.02))
+    b.face((np.array(pane) + lift).tolist(), TRUCK, Mat.GLASS, colour, (1.0, 4.0))
+    for side in (-1, 1):
+        y = side * (half + 0.015)
+        xs = (cab + 0.7, front - 0.4) if side < 0 else (front - 0.4, cab + 0.7)
+        corners = [(xs[0], y, 1.7), (xs[1], y, 1.7), (xs[1], y, 2.5), (xs[0], y, 2.5)]
+        b.face(corners, TRUCK, Mat.GLASS, colour, (1.0, 4.0))
+    b.box((rear + 0.3, -half * 0.5, 0.6), (front - 0.3, half * 0.5, 1.1), TRUCK, 0, TYRE)
+    bumper = [(rear - 0.02, half, 0.55), (rear - 0.02, -half, 0.55)]
+    bumper += [(rear - 0.02, -half, 1.0), (rear - 0.02, half, 1.0)]
+    b.face(bumper, TRUCK, Mat.REAR, (0.08, 0.08, 0.08), (0.0, 5.0))
+    axles = (rear + 1.6, rear + 2.9, rear + 4.2, cab - 0.6, front - 1.3)
+    _wheels(b, TRUCK, axles, half - 0.1, 0.5)
+    return b.build(), length
+
+
 def bonnet(rng: np.random.Generator) -> Mesh:
     """The ego vehicle's own bonnet, unlabelled, about the camera's foot."""
     colour = CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))]

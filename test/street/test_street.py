@@ -269,3 +269,16 @@ def test_bad_arguments_are_named(argument, message):
 def test_training_and_held_out_seeds_are_disjoint():
     assert not set(HELD_OUT_SEEDS) & set(TRAIN_SEEDS)
     assert (len(TRAIN_SEEDS), len(HELD_OUT_SEEDS)) == (100_000, 100)
+
+
+def test_heavy_traffic_has_trams_and_lorries_and_the_same_street():
+    usual = np.zeros(256, int)
+    heavy = np.zeros(256, int)
+    for seed in range(8):
+        for counts, is_heavy in ((usual, False), (heavy, True)):
+            frame = StreetDrive(seed=seed, width=160, height=96, frames=1, heavy=is_heavy)[0]
+            counts += np.bincount(frame.labels.ravel(), minlength=256)
+    assert heavy[16] > 200  # trams
+    assert heavy[14] + heavy[15] > usual[14] + usual[15]  # trucks and buses
+    for label in (0, 2, 10):  # road, building and sky stay the larger part of the picture
+        assert heavy[label] > 0.6 * usual[label]

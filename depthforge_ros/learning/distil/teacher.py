@@ -26,7 +26,7 @@ from depthforge_ros.learning.label_ids import ROAD, SKY
 from depthforge_ros.pipeline import PipelineSettings
 from depthforge_ros.pipeline.settings import inference_size
 from depthforge_ros.pipeline.windows import resize_rgb
-from depthforge_ros.variant import load_variant
+from depthforge_ros.variant import Variant, load_variant
 
 MIN_ROAD = 400
 """Road pixels below which a frame's own scale is not measured."""
@@ -74,11 +74,15 @@ def refined(truth: np.ndarray, scores: np.ndarray, table: np.ndarray) -> np.ndar
 
 
 def teach(
-    settings: DatasetSettings, folder: Path, checkpoint: str, focal_px: float, height_m: float
+    settings: DatasetSettings,
+    folder: Path,
+    variant: Variant,
+    checkpoint: str,
+    focal_px: float,
+    height_m: float,
 ) -> int:
     """Write the teacher's answers for a data set; how many frames."""
-    variant = load_variant("nano")
-    engine = build_engine(variant, checkpoint, device="cpu", precision="bf16")
+    engine = build_engine(variant, checkpoint, device="cpu")
     source = open_dataset(settings)
     folder.mkdir(parents=True, exist_ok=True)
     table = source.merge.table
@@ -128,14 +132,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", metavar="KIND:FOLDER")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="", help="sequences, joined by commas: one camera")
-    parser.add_argument("--checkpoint", default="")
+    parser.add_argument("--variant", default="nano", help="of the teacher")
+    parser.add_argument("--checkpoint", default="", help="of the teacher; default: what ships")
     parser.add_argument("--focal-px", type=float, required=True)
     parser.add_argument("--camera-height-m", type=float, default=1.4)
     args = parser.parse_args(argv)
     kind, _, root = args.data.partition(":")
     only = tuple(args.only.split(",")) if args.only else ()
     settings = DatasetSettings(DatasetKind(kind), Path(root), only=only)
-    teach(settings, args.folder, args.checkpoint, args.focal_px, args.camera_height_m)
+    variant = load_variant(args.variant)
+    teach(settings, args.folder, variant, args.checkpoint, args.focal_px, args.camera_height_m)
     return 0
 
 
