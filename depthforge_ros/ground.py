@@ -26,6 +26,12 @@ from depthforge_ros.variant import LabelSet
 
 SAMPLES = 4096
 """Most road pixels that enter the fit; more cost time and add nothing."""
+CHECKED, CHECK_SAMPLES = 16384, 1024
+"""Most pixels of the image that a check of metric depth reads, and most of them in its fit."""
+MIN_UPRIGHT = 0.5
+"""Smallest cosine between the road's normal and the image's vertical; below it, it is no road."""
+MIN_DEPTH_M = 0.05
+"""Metric depth below this enters no check."""
 ROUNDS = 12
 SKY_SHARE = 0.5
 """A pixel labelled sky is taken for sky only beyond this share of the range."""
@@ -117,34 +123,15 @@ class GroundScale:
     def fit(self, seen: Prediction, camera: np.ndarray | PixelRays) -> GroundFit:
         """Return the affine map of one frame alone. Raises NoGroundError."""
         settings = self.settings
-        if isinstance(camera, np.ndarray) and not (
-            np.isfinite(camera).all() and camera[0, 0] > 0 and camera[1, 1] > 0
-        ):
-            raise NoGroundError("the camera is not calibrated: K has no focal length")
         assert seen.depth is not None
-        rays_of_pixels = pixel_rays(camera, *seen.labels.shape)
         finite = np.isfinite(seen.depth)
-        known = finite & np.isfinite(rays_of_pixels.x + rays_of_pixels.y)
-        rows, columns = np.nonzero((seen.labels == self._road) & known)
-        share = len(rows) / seen.labels.size
-        if share < settings.min_road:
-            raise NoGroundError(
-                f"road is {share:.1%} of the image; expected {settings.min_road:.1%}"
-            )
-        chosen = np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)
-        rows, columns = rows[chosen], columns[chosen]
-        d = seen.depth[rows, columns].astype(np.float64)  # [n]
-        rays = rays_of_pixels.at(rows, columns)  # [n, 3]
-        plane, residual = robust_plane(rays, d)
-        spread = float(np.subtract(*np.percentile(d, (95, 5))))
-        residual /= max(spread, 1e-12)
-        if not residual <= settings.max_residual:
-            raise NoGroundError(
-                f"road deviates from a plane by {residual:.1%}; allowed {settings.max_residual:.1%}"
-            )
-        alpha, beta, gamma = plane
-        if not beta > 0:
-            raise NoGroundError("inverse depth does not grow towards the camera on the road")
+        (alpha, beta, gamma), residual = road_plane(
+            (seen.labels == self._road) & finite,
+            seen.depth,
+            pixel_rays(_calibrated(camera), *seen.labels.shape),
+            settings.min_road,
+            settings.max_residual,
+        )
         sky = seen.depth[(seen.labels == self._sky) & finite]
         if sky.size >= settings.min_sky * seen.labels.size:
             shift = float(np.median(sky))
@@ -168,6 +155,75 @@ class GroundScale:
             past = pitch_rad if self._pitch_rad is None else self._pitch_rad
             weight = self.settings.smoothing
             self._pitch_rad = weight * past + (1 - weight) * pitch_rad
+
+
+def road_height_m(seen: Prediction, camera: np.ndarray | PixelRays, road: int) -> float:
+    """Return the height of the camera above the plane of the road, by metric depth, in metres.
+
+    The ratio of this height to the true one is the scale of the depth. road: id of the class.
+    camera: [3, 3] intrinsics K of the prediction's size, or its rays. At most CHECKED pixels of the
+    image are read, on a grid. Raises NoGroundError.
+    """
+    if seen.depth is None or seen.depth_kind is not DepthKind.METRIC:
+        raise ValueError("expected a prediction with metric depth")
+    height, width = seen.labels.shape
+    rays = pixel_rays(_calibrated(camera), height, width)
+    step = max(1, math.ceil(math.sqrt(height * width / CHECKED)))
+    rows, columns = slice(step // 2, None, step), slice(step // 2, None, step)
+    rays = PixelRays(
+        rays.x[rows if rays.x.shape[0] > 1 else slice(None), columns],
+        rays.y[rows, columns if rays.y.shape[1] > 1 else slice(None)],
+    )
+    depth_m = seen.depth[rows, columns]
+    valid = (seen.labels[rows, columns] == road) & np.isfinite(depth_m) & (depth_m > MIN_DEPTH_M)
+    inverse = np.divide(1, depth_m, out=np.zeros_like(depth_m), where=valid)
+    plane, _ = road_plane(valid, inverse, rays, samples=CHECK_SAMPLES)
+    length = float(np.linalg.norm(plane))
+    if plane[1] < MIN_UPRIGHT * length:
+        raise NoGroundError("the road is not below the camera: depth makes it a wall")
+    return 1 / length
+
+
+def road_plane(
+    road: np.ndarray,
+    inverse: np.ndarray,
+    rays: PixelRays,
+    min_road: float = GroundSettings.min_road,
+    max_residual: float = GroundSettings.max_residual,
+    samples: int = SAMPLES,
+) -> tuple[np.ndarray, float]:
+    """Return p [3] with inverse ≈ ray·p on the road, and the residual (see GroundFit).
+
+    road: [H, W] bool, the pixels to fit. inverse: [H, W] inverse depth. samples: most
+    pixels in the fit. Raises NoGroundError if the
+    road is too small or not a plane, or if inverse depth falls towards the camera.
+    """
+    rows, columns = np.nonzero(road & np.isfinite(rays.x + rays.y))
+    share = len(rows) / road.size
+    if share < min_road:
+        raise NoGroundError(f"road is {share:.1%} of the image; expected {min_road:.1%}")
+    chosen = np.linspace(0, len(rows) - 1, min(samples, len(rows))).astype(int)
+    rows, columns = rows[chosen], columns[chosen]
+    d = inverse[rows, columns].astype(np.float64)  # [n]
+    plane, residual = robust_plane(rays.at(rows, columns), d)
+    spread = float(np.subtract(*np.percentile(d, (95, 5))))
+    residual /= max(spread, 1e-12)
+    if not residual <= max_residual:
+        raise NoGroundError(
+            f"road deviates from a plane by {residual:.1%}; allowed {max_residual:.1%}"
+        )
+    if not plane[1] > 0:
+        raise NoGroundError("inverse depth does not grow towards the camera on the road")
+    return plane, residual
+
+
+def _calibrated(camera: np.ndarray | PixelRays) -> np.ndarray | PixelRays:
+    """Return the camera. Raise NoGroundError for a K without a focal length."""
+    if isinstance(camera, np.ndarray) and not (
+        np.isfinite(camera).all() and camera[0, 0] > 0 and camera[1, 1] > 0
+    ):
+        raise NoGroundError("the camera is not calibrated: K has no focal length")
+    return camera
 
 
 def robust_plane(rays: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, float]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of docs/topics.md: the condition of rendered streets, and what the outputs cost.
+"""The figures of docs/topics.md: condition of rendered streets, scale of depth, cost of outputs.
 
 python docs/scripts/planner_figures.py
 """
@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 from depthforge_ros.condition import condition_of
 from depthforge_ros.engine import build_engine
 from depthforge_ros.frame import DepthKind, Frame, Prediction
+from depthforge_ros.ground import NoGroundError, road_height_m
 from depthforge_ros.occupancy import CameraPose, GridSettings, GroundClasses, OccupancyMapper
 from depthforge_ros.pipeline import Pipeline
 from depthforge_ros.ros.node.parameters import Parameters
@@ -52,6 +53,25 @@ def conditions() -> None:
         print(f"{level}: {len(within)} of {len(every)} frames, {mean}")
 
 
+def scales() -> None:
+    """Print, by condition, the camera's height by the depth of `nano` over its true height."""
+    pipeline = Pipeline(build_engine(load_variant("nano"), "", device="cpu"))
+    for name in CONDITIONS:
+        ratios = []
+        for seed in SEEDS:
+            drive = StreetDrive(seed, name, 512, 384, frames=40)
+            for index in (0, 20):
+                frame, height_m = drive[index], float(drive.camera(index).position[2])
+                seen = pipeline(Frame(frame.rgb, focal_px=float(frame.intrinsics[0, 0])))
+                try:
+                    ratios.append(road_height_m(seen, frame.intrinsics, 0) / height_m)
+                except NoGroundError:
+                    continue
+        low, middle, high = np.percentile(ratios, (0, 50, 100))
+        count = f"{len(ratios)} of {2 * len(SEEDS)} frames"
+        print(f"depth scale, {name}: {middle:.2f} ({low:.2f} to {high:.2f}), {count}")
+
+
 def costs() -> None:
     """Median time of each output, of a street at 1920x1080 (rendered at 1920x1024 and padded)."""
     drive = StreetDrive(SEEDS[0], "clear", 1920, 1024, frames=1)
@@ -67,6 +87,7 @@ def costs() -> None:
     measured: dict[str, Callable[[], object]] = {
         "points": lambda: pack(Header(), rgb, seen, depth, K),
         "drivable": lambda: grid(mask, depth, K),
+        "depth scale": lambda: road_height_m(seen, K, 0),
         "condition": lambda: condition_of(rgb, seen.confidence),
     }
     for name, call in measured.items():
@@ -81,4 +102,5 @@ def costs() -> None:
 
 if __name__ == "__main__":
     conditions()
+    scales()
     costs()

@@ -11,9 +11,11 @@ from depthforge_ros.ground import (
     GroundScale,
     GroundSettings,
     NoGroundError,
+    road_height_m,
     robust_plane,
 )
 from depthforge_ros.occupancy import CameraPose
+from depthforge_ros.pixel_rays import PixelRays, pixel_rays
 from depthforge_ros.street import HELD_OUT_SEEDS, StreetDrive
 from depthforge_ros.variant import load_labels
 
@@ -203,3 +205,47 @@ def test_the_pitch_is_forgotten_on_reset():
 def test_settings_out_of_range_are_refused(change, text):
     with pytest.raises(ValueError, match=text):
         GroundSettings(**change)
+
+
+def metric(frame, scale=1.0):
+    mask = np.full(frame.labels.shape, 255, np.uint8)
+    depth_m = (scale * frame.depth_m).astype(np.float32)
+    return Prediction(frame.labels, mask, depth_m, DepthKind.METRIC)
+
+
+@pytest.mark.parametrize("seed", HELD_OUT_SEEDS[:6])
+@pytest.mark.parametrize("size", [(320, 192), (640, 480)])
+def test_the_cameras_height_follows_from_metric_depth_on_the_road(seed, size):
+    drive = StreetDrive(seed, "clear", *size, frames=2)
+    frame, height_m = drive[1], camera_height(drive, 1)
+    for scale in (0.5, 1.0, 1.3):
+        found_m = road_height_m(metric(frame, scale), frame.intrinsics, 0)
+        assert found_m == pytest.approx(scale * height_m, rel=0.01)
+
+
+def test_the_height_is_that_of_a_lens_with_rays_of_its_own():
+    drive = StreetDrive(HELD_OUT_SEEDS[0], "clear", 320, 192, frames=1)
+    frame = drive[0]
+    rays = pixel_rays(frame.intrinsics, 192, 320)
+    x, y = (np.array(side) for side in np.broadcast_arrays(rays.x, rays.y))
+    x[:, :20] = np.nan  # pixels without a ray
+    found_m = road_height_m(metric(frame), PixelRays(x, y), 0)
+    assert found_m == pytest.approx(camera_height(drive, 0), rel=0.01)
+
+
+def test_a_road_that_depth_makes_a_wall_has_no_height():
+    drive = StreetDrive(HELD_OUT_SEEDS[0], "clear", 320, 192, frames=1)
+    seen = metric(drive[0])
+    slope = np.linspace(5.01, 5.0, 192, dtype=np.float32)[:, None]
+    wall = Prediction(
+        seen.labels, seen.confidence, np.broadcast_to(slope, seen.labels.shape), seen.depth_kind
+    )
+    with pytest.raises(NoGroundError, match="depth makes it a wall"):
+        road_height_m(wall, drive[0].intrinsics, 0)
+    unknown = Prediction(
+        seen.labels, seen.confidence, np.full_like(seen.depth, np.nan), seen.depth_kind
+    )
+    with pytest.raises(NoGroundError, match=r"road is 0\.0% of the image; expected 2\.0%"):
+        road_height_m(unknown, drive[0].intrinsics, 0)
+    with pytest.raises(ValueError, match="expected a prediction with metric depth"):
+        road_height_m(relative(drive[0], 1.0, 0.0), drive[0].intrinsics, 0)

@@ -144,6 +144,8 @@ def test_the_status_has_every_value_by_name(clock: Clock, statistics: Statistics
         "camera_info: missing": "1",
         "label_info": ABSENT or "published",
         "ground": "residual 1.2%",
+        "depth scale": "",
+        "camera height by depth m": "",
         "engine progress": "",
         "self-check": "eager bf16: labels agree on 99.90%",
         "refused: tensorrt fp16": "depth differs by 3%",

@@ -22,6 +22,7 @@ from depthforge_ros.ros.images import BadImage, ImageReader, stamp_ns
 from depthforge_ros.ros.metric import CameraDepth, DepthImages, DepthLimits
 from depthforge_ros.ros.node.camera_names import Topics
 from depthforge_ros.ros.node.camera_poses import PoseError, PoseSource, pose_source
+from depthforge_ros.ros.node.depth_scale import DepthScaleCheck
 from depthforge_ros.ros.node.frames_in_flight import Job, Received
 from depthforge_ros.ros.node.outputs import Outputs
 from depthforge_ros.ros.node.parameters import Parameters
@@ -84,6 +85,8 @@ class Stream:
             info_topic=topics.camera_info,
             publishers=lambda: node.count_publishers(topics.camera_info),
         )
+        self._scale = DepthScaleCheck(variant)
+        self._height_m: float | None = None
         self._spatial: Spatial | None = None
         if self._depth.has_metres:
             self._spatial = Spatial(configured, variant.labels, grid=self._pose is not None)
@@ -123,13 +126,14 @@ class Stream:
             self._open = self._openings
         self._freshness.restart()
         self._reader.restart()
+        self._scale.restart()
         self.statistics.open_input()
 
     def close_input(self) -> None:
         """Publish nothing any more; a frame in work is dropped."""
         with self._publishing:
             self._open = None
-            self.statistics.note(withheld={}, ground_residual=None)
+            self.statistics.note(withheld={}, ground_residual=None, depth_scale=None)
 
     def receive(self, message: Image | CompressedImage) -> None:
         """Submit an image for inference; an older one that still waits is dropped."""
@@ -153,7 +157,7 @@ class Stream:
         values = received.values
         requested = self.outputs.requested() & values.allowed_outputs()
         if not requested:
-            self.statistics.note(withheld={}, ground_residual=None)
+            self.statistics.note(withheld={}, ground_residual=None, depth_scale=None)
             self.statistics.drop(NO_LISTENER)
             return None
         if self.too_old(received):
@@ -209,6 +213,7 @@ class Stream:
         self.statistics.stage(DRAWING)
         self.statistics.note(condition=condition_of(frame.rgb, seen.confidence))
         self._draw(job, seen)
+        self._check_scale(job, seen)
 
     def _publish(
         self,
@@ -241,14 +246,25 @@ class Stream:
                 throttle_duration_sec=LOG_PERIOD_S,
             )
 
+    def _check_scale(self, job: Job, seen: Prediction) -> None:
+        """Compare the scale of metric depth with the camera's height, if a measurement is due."""
+        if not job.values.depth_scale_warn or seen.depth is None:
+            self.statistics.note(depth_scale=None)
+            return
+        measured = self._scale(seen, job.calibration, self._height_m)
+        if measured is not None:
+            self.statistics.note(depth_scale=measured)
+
     def _place(self, job: Job) -> str:
         """Take the camera's pose for this frame; return why it is not known, or ""."""
         if self._pose is None:
             return ""
+        self._height_m = None
         try:
             pose = self._pose(job.frame.frame_id)
         except PoseError as error:
             return str(error)
+        self._height_m = pose.height_m
         self._depth.place(pose.height_m, pose.pitch_rad)
         if self._spatial is not None:
             self._spatial.place(pose)

@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from depthforge_ros.condition import Condition
 from depthforge_ros.ros.messages import ABSENT
 from depthforge_ros.ros.node.camera_names import UNNAMED
+from depthforge_ros.ros.node.depth_scale import DepthScale
 from depthforge_ros.ros.node.parameters import OUTPUTS_FOR_PEOPLE, Parameters
 from depthforge_ros.ros.node.stamp_check import served_age_s
 from depthforge_ros.ros.node.statistics import INFERENCE_ERROR, Health, combined
@@ -106,7 +107,7 @@ def status(
         if situation.engine.progress:
             text = f"{text}: {situation.engine.progress}"
         found = [(DiagnosticStatus.OK, text)]
-    residual = health.ground_residual
+    residual, scale = health.ground_residual, health.depth_scale
     values = {
         "state": situation.state,
         "backend": situation.backend,
@@ -127,6 +128,10 @@ def status(
         "camera_info: missing": str(health.missing_camera_info),
         "label_info": ABSENT or "published",
         "ground": "" if residual is None else f"residual {residual:.1%}",
+        "depth scale": "" if scale is None else _ratio(scale),
+        "camera height by depth m": (
+            "" if scale is None or scale.height_m is None else f"{scale.height_m:.2f}"
+        ),
     }
     if health.condition is not None:
         values |= {key: f"{value:.3f}" for key, value in asdict(health.condition).items()}
@@ -222,6 +227,8 @@ def _of_last_frame(
         yield warn, health.calibration_warning
     if health.condition is not None and situation.checkpoint not in MEANINGLESS:
         yield from _degraded(health.condition, limits)
+    if health.depth_scale is not None and situation.checkpoint not in MEANINGLESS:
+        yield from _misscaled(health.depth_scale, limits.depth_scale_warn)
     if health.age_ms is None and health.rate_hz > 0:
         yield warn, "frame age unknown: use_sim_time is set and /clock is silent"
     if health.age_ms is not None and health.age_ms < -1e3 * FUTURE_S:
@@ -247,6 +254,20 @@ def _degraded(condition: Condition, limits: Parameters) -> Iterator[tuple[bytes,
                 f"{condition.doubt:.2f}); allowed below {limit:.0%}",
             )
             return
+
+
+def _misscaled(scale: DepthScale, limit: float) -> Iterator[tuple[bytes, str]]:
+    ratio, height_m = scale.ratio, scale.height_m
+    if ratio is not None and height_m is not None and 0 < limit < abs(ratio - 1):
+        yield (
+            DiagnosticStatus.WARN,
+            f"depth scale is {ratio:.2f}: by depth the camera is {height_m:.2f} m above the road, "
+            f"configured {height_m / ratio:.2f} m; allowed {1 - limit:.2f}..{1 + limit:.2f}",
+        )
+
+
+def _ratio(scale: DepthScale) -> str:
+    return f"unknown: {scale.reason}" if scale.ratio is None else f"{scale.ratio:.2f}"
 
 
 def _milliseconds(value: float | None) -> str:

@@ -350,6 +350,15 @@ class MonitoringParameters:
         low=0.0,
         high=1.0,
     )
+    depth_scale_warn: float = parameter(
+        0.25,
+        Effect.LIVE,
+        "Share by which the camera's height above the road, as metric depth shows it, may differ "
+        "from its configured height before /diagnostics warns. Median over 8 to 10 frames, one a "
+        "second, if ~/depth, ~/points or ~/drivable has a listener; 0: not measured.",
+        low=0.0,
+        high=10.0,
+    )
     autostart: bool = parameter(
         True,
         Effect.STARTUP,

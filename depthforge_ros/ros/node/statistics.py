@@ -22,6 +22,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.publisher import Publisher
 
 from depthforge_ros.condition import Condition
+from depthforge_ros.ros.node.depth_scale import DepthScale
 
 WINDOW_S = 10.0
 """Rates and percentiles are over the last so many seconds."""
@@ -79,14 +80,14 @@ class Health:
     whose pictures could not be drawn, and frames without a stamp, since then too. fault_text,
     undrawn_text: the last of them. withheld: outputs that have a listener and that the last frame
     did not give, with the reason. ground_residual: of the last frame's road, if it gave metres.
-    calibration: how the last frame's CameraInfo was read, calibration_warning: what may be wrong
-    with that. condition: of the last published frame. silence_s: since the last frame came in, or
-    since the input was opened. unserved_s: the same since the last frame without a fault. work_s:
-    how long the frame in work has been, None if there is none; stage: its stage. unacknowledged:
-    outputs whose newest message a listener has not acknowledged, with the seconds since. Latencies
-    are from a frame's arrival to the publication of its outputs, over the last 10 s; age_ms is the
-    ROS time between stamp and publication of the last frame in those 10 s, None if there is no ROS
-    time.
+    depth_scale: of the last seconds, None if it is not measured. calibration: how the last frame's
+    CameraInfo was read, calibration_warning: what may be wrong with that. condition: of the last
+    published frame. silence_s: since the last frame came in, or since the input was opened.
+    unserved_s: the same since the last frame without a fault. work_s: how long the frame in work
+    has been, None if there is none; stage: its stage. unacknowledged: outputs whose newest message
+    a listener has not acknowledged, with the seconds since. Latencies are from a frame's arrival to
+    the publication of its outputs, over the last 10 s; age_ms is the ROS time between stamp and
+    publication of the last frame in those 10 s, None if there is no ROS time.
     """
 
     frames_in: int = _value(0, sum)
@@ -100,6 +101,7 @@ class Health:
     missing_camera_info: int = _value(0, sum)
     withheld: Mapping[str, str] = _own({})
     ground_residual: float | None = _value(None, _largest)
+    depth_scale: DepthScale | None = _own(None)  # noqa: RUF009 - a field
     calibration: str = _own("")
     calibration_warning: str = _own("")
     input_encoding: str = _own("")
@@ -119,7 +121,7 @@ class Health:
 
 _RECENT = {f.name for f in dataclasses.fields(Health) if f.metadata["recent"]}
 _FORGOTTEN: tuple[str, ...] = ("input_seen", "condition", "withheld", "ground_residual", "age_ms")
-_FORGOTTEN += ("calibration", "calibration_warning", "input_encoding", "fault_text")
+_FORGOTTEN += ("depth_scale", "calibration", "calibration_warning", "input_encoding", "fault_text")
 """Facts of frames before the input was opened that say nothing of those after it."""
 
 
