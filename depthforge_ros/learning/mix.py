@@ -64,7 +64,8 @@ def mixed(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     gain = (sample.rgb.mean() + 1) / (other.rgb.mean() + 1) * np.exp(rng.normal(0, 0.15))
     pasted = other.rgb * np.float32(np.clip(gain, 1 / MAX_GAIN, MAX_GAIN))
     alpha = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.6)[..., None]
-    alpha *= mask[..., None]  # soft towards the inside: the rim of the other's background stays out
+    # Soft towards the inside: the rim of the other's background stays out.
+    alpha = alpha * mask[..., None]
     rgb = sample.rgb + alpha * (pasted.clip(0, 255) - sample.rgb)
     return replace(
         sample,

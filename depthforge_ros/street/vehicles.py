@@ -201,7 +201,10 @@ def tram(rng: np.random.Generator, seed: float) -> tuple[Mesh, float]:
         b.loft(sections, TRAIN, colour, (2.0, 0.0, 0.0, 0.0), ends=(Mat.REAR, Mat.FRONT))
         # Its windscreen lies on the slope of the loft.
         foot, top, side = x1 - end * nose_m * 0.12, x0 + end * nose_m * 0.15, half * 0.74
-        pane = [(foot, -side, height * 0.6), (foot, side, height * 0.6)]
+        pane: list[tuple[float, float, float]] = [
+            (foot, -side, height * 0.6),
+            (foot, side, height * 0.6),
+        ]
         pane += [(top, side * 1.1, height * 0.93), (top, -side * 1.1, height * 0.93)]
         lift = np.array((end * 0.06, 0.0, 0.06))
         b.face((np.array(pane) + lift).tolist(), TRAIN, Mat.GLASS, colour, (1.0, 4.0))
