@@ -27,8 +27,11 @@ from depthforge_ros.ros.bags.batch import (
     shard_of,
 )
 from depthforge_ros.ros.bags.resumable_writer import STORAGES
+from depthforge_ros.ros.bags.topic import name_fault
 from depthforge_ros.ros.metric import DepthLimits
 from depthforge_ros.variant import variant_names
+
+MAX_PITCH_RAD = 1.57
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +157,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--depth-confidence-threshold is {args.depth_confidence_threshold}; expected 0..1"
         )
+    if not abs(args.camera_pitch) <= MAX_PITCH_RAD:
+        raise ValueError(f"--camera-pitch is {args.camera_pitch}; expected radians within 1.57")
+    if fault := name_fault(f"{args.namespace}/labels"):
+        raise ValueError(f"--namespace is {args.namespace!r}: {fault}")
+    if args.namespace and not args.namespace.startswith("/"):
+        raise ValueError(f"--namespace is {args.namespace!r}; expected a name from / on")
     if args.workers < 1:
         raise ValueError(f"--workers is {args.workers}; expected at least 1")
     if args.into is not None:

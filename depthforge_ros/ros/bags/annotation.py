@@ -27,7 +27,7 @@ from depthforge_ros.interrupt import requests_to_end
 from depthforge_ros.ros.bags.calibration_file import read_camera_info
 from depthforge_ros.ros.bags.cameras import INFO_TYPE, Camera, find_cameras
 from depthforge_ros.ros.bags.layout import is_video
-from depthforge_ros.ros.bags.reader import Bag, frame_from_raw, open_bag
+from depthforge_ros.ros.bags.reader import IMAGE_TYPES, Bag, frame_from_raw, open_bag
 from depthforge_ros.ros.bags.resumable_writer import SegmentedBag
 from depthforge_ros.ros.bags.topic import BagError, own_topic
 from depthforge_ros.ros.bags.video import VideoRecording, open_video
@@ -289,7 +289,7 @@ class _Annotator:
         self._bag.write(topic, kind, time_ns, raw)
         self.remember(topic, kind, raw)
         lane = self._lanes.get(topic)
-        if lane is None or kind != lane.camera.kind:
+        if lane is None or kind not in IMAGE_TYPES:
             return
         progress = self._bag.progress
         try:

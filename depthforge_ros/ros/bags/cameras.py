@@ -18,10 +18,9 @@ _IMAGE_WORDS = ("image", "compressed", "raw", "rect", "color", "mono")
 
 @dataclass(frozen=True)
 class Camera:
-    """One annotated image topic: its type, the topic of its CameraInfo, and where results go."""
+    """One annotated image topic: the topic of its CameraInfo, and where results go."""
 
     topic: str
-    kind: str
     info_topic: str | None
     prefix: str
 
@@ -46,13 +45,15 @@ def find_cameras(
     bag: for errors. info_topics: topics of CameraInfo, in the order of `chosen`; none: camera_info
     beside the image, or the bag's only CameraInfo topic. Raises BagError.
     """
-    kinds = {topic.name: topic.kind for topic in topics}
-    images = sorted(name for name, kind in kinds.items() if kind in IMAGE_TYPES)
-    infos = sorted(name for name, kind in kinds.items() if kind == INFO_TYPE)
+    images = sorted({topic.name for topic in topics if topic.kind in IMAGE_TYPES})
+    infos = sorted({topic.name for topic in topics if topic.kind == INFO_TYPE})
     known = f"image topics of {bag}: {', '.join(images) or 'none'}"
     unknown = [topic for topic in chosen if topic not in images]
     if unknown:
         raise BagError(f"no image topic {', '.join(unknown)}; {known}")
+    if not images:
+        others = ", ".join(f"{topic.name} ({topic.kind})" for topic in topics) or "none"
+        raise BagError(f"bag {bag} has no topic of {' or '.join(IMAGE_TYPES)}; topics: {others}")
     if not chosen and len(images) != 1:
         raise BagError(f"choose with --topic; {known}")
     chosen = list(dict.fromkeys(chosen)) or images
@@ -69,6 +70,8 @@ def find_cameras(
     names = [camera_name(topic) for topic in chosen]
     if len(set(names)) < len(names):
         names = [topic.strip("/").replace("/", "_") for topic in chosen]
+    if len(set(names)) < len(names):
+        raise BagError(f"cameras would have one name: {', '.join(chosen)}; annotate one by one")
     cameras = []
     for index, (topic, name) in enumerate(zip(chosen, names, strict=True)):
         beside = f"{topic.removesuffix('/compressed').rpartition('/')[0]}/camera_info"
@@ -78,7 +81,7 @@ def find_cameras(
         elif info is None and len(infos) == len(chosen) == 1:
             info = infos[0]
         prefix = namespace if len(chosen) == 1 else f"{namespace}/{name}"
-        cameras.append(Camera(topic, kinds[topic], info, prefix))
+        cameras.append(Camera(topic, info, prefix))
     return cameras
 
 

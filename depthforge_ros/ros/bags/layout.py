@@ -27,7 +27,7 @@ def is_bag(path: Path) -> bool:
     """
     if path.is_dir():
         return (path / METADATA).is_file() or bool(split_files(path))
-    return path.is_file() and path.suffix in STORAGE_SUFFIXES
+    return path.is_file() and bool(storage_suffix(path))
 
 
 def split_files(folder: Path) -> list[Path]:

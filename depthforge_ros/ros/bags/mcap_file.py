@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -31,6 +31,16 @@ _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CDR = ("cdr", "")
 
 
+class _Stream(ReadDataStream):
+    """A record whose texts need not be UTF-8, as MCAP demands it."""
+
+    def __init__(self, body: bytes | memoryview) -> None:
+        super().__init__(BytesIO(body))
+
+    def read_prefixed_string(self) -> str:
+        return str(self.read(self.read4()), "utf-8", "replace")
+
+
 class _DamageError(Exception):
     """A record that cannot be read; the text says why."""
 
@@ -50,13 +60,14 @@ class _Block:
 class McapFile:
     """One MCAP file open for reading. Raises BagError if nothing in it can be read.
 
+    named: what its path is called in messages, if it is a copy.
     topics: those with ROS 2 messages. losses: what was left out or cannot be read, in words.
     remarks: what else a reader of the bag should know. metadata: records by name, without
     rosbag2's own, from which custom_data and ros_distro come.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, named: Path | None = None) -> None:
+        self.path = named or path
         self.remarks: list[str] = []
         self.custom_data: dict[str, str] = {}
         self.ros_distro = ""
@@ -117,7 +128,7 @@ class McapFile:
         """Every attachment, read when it is asked for."""
         for offset in self._attachments:
             _, body = self._record_at(offset)
-            yield Attachment.read(ReadDataStream(BytesIO(body)))
+            yield Attachment.read(_Stream(body))
 
     def _read_summary(self) -> bool:
         """Take blocks and counts from the summary; False if it does not tell everything."""
@@ -139,11 +150,22 @@ class McapFile:
             and len(summary.attachment_indexes) == counts.attachment_count
             and len(summary.metadata_indexes) == counts.metadata_count
         )
-        if not complete:
+        others = self._between_chunks(
+            {
+                index.chunk_start_offset: index.chunk_length + index.message_index_length
+                for index in summary.chunk_indexes
+            }
+        )
+        # Messages may lie outside of chunks, where no index leads to them.
+        if not complete or (others is not None and others[Opcode.MESSAGE]):
             return False
         self._schemas, self._channels = summary.schemas, summary.channels
         self._counts = Counter(counts.channel_message_counts)
-        self.start_ns, self.end_ns = counts.message_start_time, counts.message_end_time
+        # Of the chunks: some writers leave zeros in the statistics.
+        times = [(c.message_start_time, c.message_end_time) for c in summary.chunk_indexes]
+        filled = [(start, end) for start, end in times if end]
+        self.start_ns = min((start for start, _ in filled), default=0)
+        self.end_ns = max((end for _, end in filled), default=0)
         self._blocks = [
             _Block(
                 index.chunk_start_offset,
@@ -157,31 +179,30 @@ class McapFile:
         ]
         self._attachments = [index.offset for index in summary.attachment_indexes]
         self._metadata = [index.offset for index in summary.metadata_indexes]
-        kinds = [Opcode.ATTACHMENT] * len(self._attachments)
-        kinds += [Opcode.METADATA] * len(self._metadata)
-        indexed = [*self._attachments, *self._metadata]
-        if [self._opcode_at(offset) for offset in indexed] != kinds:
-            self._find_other_records()  # some tools rewrite chunks and leave the rest of the index
+        if others is not None:  # some tools rewrite chunks and leave the rest of the index
+            self._attachments, self._metadata = others[Opcode.ATTACHMENT], others[Opcode.METADATA]
         return True
 
-    def _opcode_at(self, offset: int) -> int:
-        self._file.seek(offset)
-        return self._file.read(1)[0] if offset < self._size else 0
+    def _between_chunks(self, chunks: dict[int, int]) -> dict[int, list[int]] | None:
+        """Offsets of the records between chunks, by opcode; None if the way through them breaks.
 
-    def _find_other_records(self) -> None:
-        """Find attachments and metadata by the lengths of the records before them."""
+        chunks: their offsets and lengths, with their message indexes.
+        """
+        found: dict[int, list[int]] = defaultdict(list)
         offset = len(MAGIC)
-        self._attachments, self._metadata = [], []
         while offset + _RECORD.size <= self._size:
+            if offset in chunks:
+                offset += chunks[offset]
+                continue
             self._file.seek(offset)
             opcode, length = _RECORD.unpack(self._file.read(_RECORD.size))
-            if opcode in (0, Opcode.DATA_END):
+            if opcode == Opcode.DATA_END:
+                return found
+            if opcode == 0:
                 break
-            if opcode == Opcode.ATTACHMENT:
-                self._attachments.append(offset)
-            elif opcode == Opcode.METADATA:
-                self._metadata.append(offset)
+            found[opcode].append(offset)
             offset += _RECORD.size + length
+        return None
 
     def _scan(self) -> None:
         """Read the file from its beginning as far as it goes."""
@@ -249,7 +270,7 @@ class McapFile:
         return times
 
     def _define(self, opcode: int, body: bytes | memoryview) -> None:
-        stream = ReadDataStream(BytesIO(body))
+        stream = _Stream(body)
         if opcode == Opcode.SCHEMA:
             schema = Schema.read(stream)
             self._schemas[schema.id] = schema
@@ -299,7 +320,7 @@ class McapFile:
             return data
         if data[:1] != bytes([Opcode.CHUNK]):
             raise _DamageError("no chunk begins there")
-        chunk = Chunk.read(ReadDataStream(BytesIO(data[_RECORD.size :])))
+        chunk = Chunk.read(_Stream(data[_RECORD.size :]))
         if not block.complete:
             chunk.uncompressed_crc = 0  # of more than there is
         stream, length = get_chunk_data_stream(chunk, validate_crc=True)
@@ -311,7 +332,7 @@ class McapFile:
         for offset in self._metadata:
             try:
                 _, body = self._record_at(offset)
-                record = Metadata.read(ReadDataStream(BytesIO(body)))
+                record = Metadata.read(_Stream(body))
                 if record.name != "rosbag2":
                     self.metadata.append((record.name, record.metadata))
                     continue
@@ -352,6 +373,7 @@ class McapFile:
                 channel.metadata.get("topic_type_hash", ""),
                 channel.metadata.get("offered_qos_profiles", ""),
                 count,
+                schema.encoding,
             )
         if "ROS 1" in foreign and not self._topic_of:
             raise BagError(

@@ -27,22 +27,30 @@ class _McapStorage:
         self._file = self.path.open("xb")
         self.writer = McapWriter(self._file, compression=CompressionType.NONE)
         self.writer.start(profile="ros2", library=f"depthforge_ros {__version__}")
-        self._schemas: dict[str, int] = {}
+        self._schemas: dict[tuple[str, str], int] = {}
         self._channels: dict[int, int] = {}
+        self.encodings: dict[str, str] = {}
+        """Languages by definition; those that are not here tell their own."""
 
     def add_msgtype(self, connection: Connection) -> None:
-        """Add the definition of a type."""
-        is_idl = connection.msgdef.format == MessageDefinitionFormat.IDL
-        self._schemas[connection.msgtype] = self.writer.register_schema(
-            connection.msgtype, "ros2idl" if is_idl else "ros2msg", connection.msgdef.data.encode()
-        )
+        """Do nothing: a type may have several definitions, of which each topic has one."""
+
+    def _schema(self, connection: Connection) -> int:
+        text = connection.msgdef.data
+        if (connection.msgtype, text) not in self._schemas:
+            is_idl = connection.msgdef.format == MessageDefinitionFormat.IDL
+            encoding = self.encodings.get(text) or ("ros2idl" if is_idl else "ros2msg")
+            self._schemas[connection.msgtype, text] = self.writer.register_schema(
+                connection.msgtype, encoding, text.encode()
+            )
+        return self._schemas[connection.msgtype, text]
 
     def add_connection(self, connection: Connection, offered_qos_profiles: str) -> None:
         """Add a topic."""
         metadata = {"offered_qos_profiles": offered_qos_profiles}
         metadata["topic_type_hash"] = connection.digest
         self._channels[connection.id] = self.writer.register_channel(
-            connection.topic, "cdr", self._schemas[connection.msgtype], metadata
+            connection.topic, "cdr", self._schema(connection), metadata
         )
 
     def write(self, connection: Connection, timestamp: int, data: bytes) -> None:
@@ -69,6 +77,11 @@ class BagWriter(Writer):
         **Writer.STORAGE_PLUGINS,
         StoragePlugin.MCAP: _McapStorage,  # type: ignore[dict-item]
     }
+
+    def set_encodings(self, encodings: Mapping[str, str]) -> None:
+        """Set the languages of definitions, in MCAP files. rosbags knows ros2msg and ros2idl."""
+        if isinstance(self.storage, _McapStorage):
+            self.storage.encodings.update(encodings)
 
     def keep(
         self, attachments: Iterable[Attachment], metadata: Iterable[tuple[str, Mapping[str, str]]]

@@ -6,7 +6,7 @@ Messages stay serialized: a bag is replayed or copied byte for byte, and only im
 
 from __future__ import annotations
 
-import shutil
+import heapq
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -21,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from depthforge_ros.frame import Frame
+from depthforge_ros.ros.bags.compression import MAGIC, unpack_file, unpack_message
 from depthforge_ros.ros.bags.layout import (
     COMPRESSED,
     METADATA,
@@ -49,6 +50,9 @@ IMAGE_TYPES = {
     "sensor_msgs/msg/CompressedImage": CompressedImage,
 }
 """Type names of the topics that hold camera images, with their class."""
+
+MAX_LOG_TIME_NS = 2**63 - 1
+"""Latest log time that every storage format and ROS can hold."""
 
 
 def _storage(suffix: str) -> type[McapFile] | type[SqliteFile]:
@@ -88,24 +92,28 @@ class Bag:
                 self._files.append(opened)
         if not self._files:
             raise BagError("; ".join(self._losses) or f"bag {path} has no storage file")
-        self._decompress = None
-        if str(described.get("compression_mode")).lower() == "message":
-            self._decompress = _zstd()
+        format_name = described.get("compression_format") or "zstd"
+        self._compressed = str(described.get("compression_mode")).lower() == "message"
+        if self._compressed and format_name != "zstd":
+            self._losses.append(
+                f"{path}: its messages are compressed by {format_name}; expected zstd"
+            )
         self.remarks += [text for file in self._files for text in file.remarks]
         self.topics = self._described_topics(described)
         filled = [file for file in self._files if file.end_ns]
-        self.start_ns = min((file.start_ns for file in filled), default=0)
+        self.start_ns = max(min((file.start_ns for file in filled), default=0), 0)
         self.duration_ns = max((file.end_ns for file in filled), default=0) - self.start_ns
         self.custom_data: dict[str, str] = {}
         for file in self._files:
             self.custom_data |= file.custom_data
-        self.custom_data |= described.get("custom_data") or {}
+        if isinstance(custom := described.get("custom_data"), dict):
+            self.custom_data |= {str(name): str(text) for name, text in custom.items()}
         distros = (file.ros_distro for file in self._files)
-        self.ros_distro = described.get("ros_distro") or next(filter(None, distros), "")
+        self.ros_distro = str(described.get("ros_distro") or next(filter(None, distros), ""))
         self.metadata = [record for file in self._files for record in file.metadata]
 
     def messages(self, names: Collection[str] | None = None) -> Iterator[tuple[Topic, int, bytes]]:
-        """Topic, log time [ns] and serialized message, file after file, by log time in each.
+        """Topic, log time [ns] and serialized message, in the order of log times.
 
         names: only these topics; None: all. After the last message, what was read is compared with
         what the bag declares; see `losses`.
@@ -113,20 +121,40 @@ class Bag:
         chosen = {t.name for t in self.topics if names is None or t.name in names}
         topics = {(topic.name, topic.kind): topic for topic in self.topics}
         read: Counter[tuple[str, str]] = Counter()
-        for file in self._files:
-            for name, kind, time_ns, raw in self._messages_of(file, chosen):
-                topic = topics[name, kind]
-                if self._decompress is not None:
-                    unpacked = self._decompressed(raw)
-                    if unpacked is None:
-                        continue
-                    raw = unpacked
+        timeless: Counter[str] = Counter()
+        for name, kind, time_ns, raw in self._in_order(chosen):
+            content: bytes | None = raw
+            if not 0 <= time_ns <= MAX_LOG_TIME_NS:
+                timeless[name] += 1
+                text = f"{name}: {timeless[name]} messages have log times outside of 1970 to 2262"
+                self._read[f"{name} timeless"] = f"{text} and are left out"
+                continue
+            # Also where metadata.yaml, which would say so, is absent.
+            if self._compressed or raw.startswith(MAGIC):
+                content = unpack_message(raw)
+            if content is not None:  # else it is not counted as read
                 read[name, kind] += 1
-                yield topic, time_ns, raw
+                yield topics[name, kind], time_ns, content
         for topic in self.topics:
             count = read[topic.name, topic.kind]
             if topic.name in chosen and count < topic.count:
                 self._read[topic.name] = f"{topic.name}: {count} of {topic.count} messages read"
+
+    def _in_order(self, names: Collection[str]) -> Iterator[tuple[str, str, int, bytes]]:
+        """Messages of all files in the order of log times. Files are begun when their time comes,
+        and need not lie in the order in which they were recorded.
+        """
+        streams = [self._messages_of(file, names) for file in self._files]
+        heap: list[tuple[int, int, tuple[str, str, int, bytes] | None]]
+        heap = [(file.start_ns, number, None) for number, file in enumerate(self._files)]
+        heapq.heapify(heap)
+        while heap:
+            _, number, message = heapq.heappop(heap)
+            if message is not None:
+                yield message
+            following = next(streams[number], None)
+            if following is not None:
+                heapq.heappush(heap, (following[2], number, following))
 
     def _messages_of(
         self, file: McapFile | SqliteFile, names: Collection[str]
@@ -169,15 +197,23 @@ class Bag:
         )
         if not described:
             return found
-        named = [self.path / PurePath(name).name for name in described["relative_file_paths"]]
-        for path in named:
-            if not path.is_file():
+        names = [PurePath(str(name)).name for name in described["relative_file_paths"]]
+        named = list(dict.fromkeys(self.path / name for name in names))
+        there = {path: _as_file(path) for path in named}
+        if found and not any(there.values()):  # renamed; counts are compared nevertheless
+            self.remarks.append(
+                f"{METADATA} names {', '.join(names) or 'no files'}; {self.path} has "
+                f"{', '.join(path.name for path in found)}, read instead"
+            )
+            return found
+        for path, file in there.items():
+            if file is None:
                 self._losses.append(f"{path} is missing")
-        unnamed = [path for path in found if path not in named]
-        for path in unnamed:
-            if not any(path.with_name(f"{path.name}{COMPRESSED}") == other for other in named):
+        known = [*named, *there.values()]
+        for path in found:
+            if path not in known and path.with_name(f"{path.name}{COMPRESSED}") not in named:
                 self._losses.append(f"{path} is left out: {METADATA} does not name it")
-        return [path for path in named if path.is_file()]
+        return [file for file in there.values() if file is not None]
 
     def _opened(self, path: Path, stack: ExitStack) -> McapFile | SqliteFile | None:
         """Return the storage file open; None if it cannot be opened, which is noted."""
@@ -187,12 +223,13 @@ class Bag:
                 raise BagError(f"{path} is neither .mcap nor .db3")
             if not path.stat().st_size:
                 raise BagError(f"{path} is empty")
-            if path.suffix == COMPRESSED:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                whole = folder / path.with_suffix("").name
-                _decompress_file(path, whole)
-                path = whole
-            return _storage(suffix)(path)
+            if path.suffix != COMPRESSED:
+                return _storage(suffix)(path)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            whole = folder / path.with_suffix("").name
+            if fault := unpack_file(path, whole):
+                self._losses.append(fault)
+            return _storage(suffix)(whole, path)
         except ImportError:
             raise
         except Exception as error:  # whatever broken bytes lead a parser to
@@ -203,10 +240,11 @@ class Bag:
     def _described_topics(self, described: dict[str, Any]) -> list[Topic]:
         """Return the topics of all files; counts and QoS also as metadata.yaml has them."""
         topics = {(t.name, t.kind): t for t in merged([t for f in self._files for t in f.topics])}
-        for entry in described.get("topics_with_message_count") or []:
+        entries = described.get("topics_with_message_count")
+        for entry in entries if isinstance(entries, list) else []:
             try:
                 about, count = entry["topic_metadata"], int(entry["message_count"])
-                key = about["name"], full_type_name(about["type"])
+                key = str(about["name"]), full_type_name(about["type"])
                 offered = about.get("offered_qos_profiles", "")
             except (LookupError, TypeError, ValueError):
                 continue
@@ -220,30 +258,12 @@ class Bag:
             topics[key] = replace(known, qos=qos, count=max(known.count, count))
         return list(topics.values())
 
-    def _decompressed(self, raw: bytes) -> bytes | None:
-        assert self._decompress is not None
-        try:
-            return self._decompress.decompressobj().decompress(raw)
-        except Exception:  # of zstandard
-            return None  # counted as not read
 
-
-def _zstd() -> Any:
-    """Return a decompressor of zstandard, which comes with mcap."""
-    import zstandard
-
-    return zstandard.ZstdDecompressor()
-
-
-def _decompress_file(path: Path, target: Path) -> None:
-    """Raises BagError if the content of the file is damaged."""
-    with path.open("rb") as source, target.open("wb") as file:
-        try:
-            shutil.copyfileobj(_zstd().stream_reader(source), file)
-        except OSError:
-            raise
-        except Exception as error:  # of zstandard
-            raise BagError(f"{path} cannot be decompressed: {error}") from error
+def _as_file(path: Path) -> Path | None:
+    """Return the path if it is a file, else the same file compressed or decompressed, or None."""
+    packed = path.suffix == COMPRESSED
+    other = path.with_suffix("") if packed else path.with_name(f"{path.name}{COMPRESSED}")
+    return next((file for file in (path, other) if file.is_file()), None)
 
 
 @contextmanager
@@ -253,8 +273,8 @@ def open_bag(path: Path) -> Iterator[Bag]:
         raise BagError(f"bag {path} does not exist")
     if not is_bag(path):
         raise BagError(
-            f"{path} is no bag; expected a .mcap or .db3, or a folder with metadata.yaml or with "
-            "NAME_0.mcap, NAME_1.mcap ..."
+            f"{path} is no bag; expected a .mcap, .db3 or .db3.zstd, or a folder with "
+            "metadata.yaml or with NAME_0.mcap, NAME_1.mcap ..."
         )
     with ExitStack() as stack:
         try:

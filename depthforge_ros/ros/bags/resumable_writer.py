@@ -290,6 +290,7 @@ class SegmentedBag:
         self._writer, self._written_bytes = writer, 0
         if self._source is not None and not self._finished:
             writer.keep(self._source.attachments(), self._source.metadata)
+        writer.set_encodings({t.definition: t.encoding for t in self._topics if t.encoding})
         self._connections = {
             (topic.name, topic.kind): writer.add_connection(
                 topic.name,

@@ -20,15 +20,21 @@ import yaml
 
 from depthforge_ros.ros.bags.topic import BagError, Topic, recorded_topic
 
+LOG_MAGIC = b"\x37\x7f\x06"
+"""Beginning of a write-ahead log (https://sqlite.org/fileformat2.html#walformat)."""
+
 
 class SqliteFile:
     """One .db3 file open for reading, with the attributes of McapFile.
 
-    Raises BagError if nothing in it can be read.
+    named: what its path is called in messages, if it is a copy. Raises BagError if nothing
+    in it can be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, named: Path | None = None) -> None:
+        self.path = named or path
+        # The files that SQLite keeps beside it are there, whatever links lead to it.
+        self._place = path.resolve()
         self.remarks: list[str] = []
         self.custom_data: dict[str, str] = {}
         self.ros_distro = ""
@@ -79,31 +85,36 @@ class SqliteFile:
             self._lose(f"{self.path} breaks off: {error}")
 
     def _open(self) -> sqlite3.Connection:
-        log = self.path.with_name(f"{self.path.name}-wal")
-        journal = self.path.with_name(f"{self.path.name}-journal")
+        place = self._place
+        log = place.with_name(f"{place.name}-wal")
+        journal = place.with_name(f"{place.name}-journal")
         if journal.is_file() and journal.stat().st_size:
             self._lose(
                 f"{self.path} has a rollback journal: its recorder was killed while it wrote, and "
                 "the last messages may be wrong or missing"
             )
         if not (log.is_file() and log.stat().st_size):
-            return self._connected(self.path, "mode=ro&immutable=1")
-        index = self.path.with_name(f"{self.path.name}-shm")
+            return self._connected(place, "mode=ro&immutable=1")
+        with log.open("rb") as file:
+            if file.read(len(LOG_MAGIC)) != LOG_MAGIC:
+                self._lose(f"{log} is damaged: SQLite ignores it, and with it the last messages")
+        index = place.with_name(f"{place.name}-shm")
         if not index.exists():  # SQLite leaves it behind
             self._stack.callback(index.unlink, missing_ok=True)
         self.remarks.append(f"{self.path} has a write-ahead log, which is read with it")
         with suppress(sqlite3.Error):
-            return self._connected(self.path, "mode=ro")
+            return self._connected(place, "mode=ro")
         # SQLite needs to write its index of the log beside the file.
-        copy = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / self.path.name
-        shutil.copyfile(self.path, copy)
+        copy = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / place.name
+        shutil.copyfile(place, copy)
         shutil.copyfile(log, copy.with_name(f"{copy.name}-wal"))
         return self._connected(copy, "mode=ro")
 
     def _connected(self, path: Path, options: str) -> sqlite3.Connection:
         # Played by one thread and closed by another.
-        uri = f"file:{quote(str(path.resolve()))}?{options}"
+        uri = f"file:{quote(str(path))}?{options}"
         database = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        database.text_factory = _text
         count = "SELECT count(*) FROM sqlite_master"
         try:
             try:
@@ -126,26 +137,32 @@ class SqliteFile:
         definitions = {row["topic_type"]: row for row in self._rows("message_definitions")}
         counts = self._count()
         for row in topics:
-            count = counts[row["id"]]
-            if row.get("serialization_format", "cdr") != "cdr":
-                self._lose(
-                    f"{row['name']}: {count} {row['serialization_format']} messages left out"
-                )
+            count = counts.pop(row["id"], 0)
+            encoding = row.get("serialization_format", "cdr")
+            if encoding != "cdr":
+                text = f"{row['name']}: {count} {encoding} messages are left out"
+                if count:
+                    self._lose(text)
+                else:
+                    self.remarks.append(f"{row['name']}: a {encoding} topic without messages")
                 continue
             definition = definitions.get(row["type"], {})
             self._topic_of[row["id"]] = recorded_topic(
-                row["name"],
-                row["type"],
-                definition.get("encoded_message_definition", ""),
-                row.get("type_description_hash", ""),
-                row.get("offered_qos_profiles", ""),
+                str(row["name"]),
+                str(row["type"]),
+                definition.get("encoded_message_definition") or "",
+                row.get("type_description_hash") or "",
+                row.get("offered_qos_profiles") or "",
                 count,
+                definition.get("encoding") or "",
             )
+        if counts.total():
+            self._lose(f"{self.path}: {counts.total()} messages have no topic and are left out")
         self.topics = list(self._topic_of.values())
         for row in self._rows("schema"):
             self.ros_distro = row.get("ros_distro", "")
         for row in self._rows("metadata"):
-            with suppress(yaml.YAMLError, AttributeError):
+            with suppress(yaml.YAMLError, AttributeError, TypeError, ValueError):
                 content: dict = yaml.safe_load(row["metadata"]) or {}
                 content = content.get("rosbag2_bagfile_information", content)
                 self.custom_data |= content.get("custom_data") or {}
@@ -191,3 +208,8 @@ class SqliteFile:
     def _lose(self, text: str) -> None:
         if text not in self._losses:
             self._losses.append(text)
+
+
+def _text(content: bytes) -> str:
+    """A text of the database, which SQLite does not check; rosbag2 writes UTF-8."""
+    return content.decode("utf-8", "replace")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
@@ -16,6 +17,7 @@ from rclpy.qos import (
     QoSProfile,
     ReliabilityPolicy,
 )
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosbags.interfaces import (
     Qos,
     QosDurability,
@@ -30,7 +32,11 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 MAX_LATCHED = 1000
 """Most messages that a latched topic keeps for late subscribers when it is played."""
 
+MESSAGE_TEXT = "ros2msg"
+"""Name of the language of .msg files."""
+
 _DEFAULT_DEPTH = 10
+_MAX_DEPTH = 2**31 - 1  # of DDS
 _INFINITE_NS = 2**63 - 1
 _NO_DEFINITION_HASH = "RIHS01_" + "0" * 64
 _IDL_START = "=" * 80 + "\nIDL: "
@@ -51,8 +57,9 @@ class Topic:
     """One topic of a bag.
 
     kind: message type, such as sensor_msgs/msg/Image. definition: the text of its type, empty if
-    unknown. digest: its RIHS01 type hash (REP-2016), zeros if the definition cannot be
-    parsed. qos: every profile it was offered with. count: messages that the bag declares.
+    unknown, in the language `encoding` (ros2msg, ros2idl, omgidl ...). digest: its RIHS01 type hash
+    (REP-2016), zeros if the definition cannot be parsed. qos: every profile it was offered with.
+    count: messages that the bag declares.
     """
 
     name: str
@@ -61,10 +68,17 @@ class Topic:
     digest: str
     qos: tuple[Qos, ...]
     count: int = 0
+    encoding: str = ""
 
 
 def recorded_topic(
-    name: str, kind: str, definition: str, digest: str, qos: str | list, count: int
+    name: str,
+    kind: str,
+    definition: str,
+    digest: str,
+    qos: str | list,
+    count: int,
+    encoding: str = "",
 ) -> Topic:
     """Return a topic as a storage file describes it.
 
@@ -74,16 +88,29 @@ def recorded_topic(
     kind = full_type_name(kind)
     if not definition and kind in (store := get_typestore(Stores.LATEST)).fielddefs:
         definition, _ = store.generate_msgdef(kind, ros_version=2)
+        encoding = MESSAGE_TEXT
     digest = digest or _digest_of(kind, definition)
-    return Topic(name, kind, definition, digest, parsed_qos(qos), count)
+    return Topic(name, kind, definition, digest, parsed_qos(qos), count, encoding)
 
 
 def parsed_qos(text: str | list) -> tuple[Qos, ...]:
     """Return the profiles as recorded, YAML or parsed YAML; none if they cannot be read."""
     try:
-        return tuple(parse_qos(text))
+        return tuple(map(_checked, parse_qos(text)))
     except Exception:  # whatever a parser makes of a foreign text
         return ()
+
+
+def _checked(qos: Qos) -> Qos:
+    """The profile with numbers for what should be some; ValueError if they are none."""
+    times = (qos.deadline, qos.lifespan, qos.liveliness_lease_duration)
+    deadline, lifespan, lease = (QosTime(int(time.sec), int(time.nsec)) for time in times)
+    return qos._replace(
+        depth=int(qos.depth or 0),
+        deadline=deadline,
+        lifespan=lifespan,
+        liveliness_lease_duration=lease,
+    )
 
 
 def own_topic(name: str, kind: str, *, latched: bool = False) -> Topic:
@@ -101,7 +128,8 @@ def own_topic(name: str, kind: str, *, latched: bool = False) -> Topic:
         False,
     )
     definition, _ = store.generate_msgdef(kind, ros_version=2)
-    return Topic(name, kind, definition, store.hash_rihs01(kind), (profile,))
+    digest = store.hash_rihs01(kind)
+    return Topic(name, kind, definition, digest, (profile,), encoding=MESSAGE_TEXT)
 
 
 def merged(topics: Sequence[Topic]) -> list[Topic]:
@@ -112,6 +140,7 @@ def merged(topics: Sequence[Topic]) -> list[Topic]:
         found[topic.name, topic.kind] = replace(
             known,
             definition=known.definition or topic.definition,
+            encoding=known.encoding if known.definition else topic.encoding,
             qos=tuple(dict.fromkeys((*known.qos, *topic.qos))),
             count=known.count + topic.count,
         )
@@ -124,11 +153,29 @@ def full_type_name(kind: str) -> str:
 
 
 def message_class(kind: str) -> type | None:
-    """Return the class of a message type such as sensor_msgs/msg/Image, None if not installed."""
+    """Return the class of a type that topics carry, None if it is not installed.
+
+    Such as sensor_msgs/msg/Image, and the parts of services and actions:
+    std_srvs/srv/SetBool_Event, example_interfaces/action/Fibonacci_FeedbackMessage.
+    """
+    package, _, rest = kind.partition("/")
+    space, _, name = rest.partition("/")
+    whole, _, part = name.rpartition("_")
+    inner = {"srv": f"{whole}.{part}", "action": f"{whole}.Impl.{part}"}.get(space, name)
     try:
-        return pkgutil.resolve_name(kind.replace("/msg/", ".msg:"))
+        found = pkgutil.resolve_name(f"{package}.{space}:{inner}")
     except (ImportError, AttributeError, ValueError):
         return None
+    return found if isinstance(found, type) else None
+
+
+def name_fault(topic: str) -> str:
+    """Return why ROS has no topic of that name, empty if it may have one."""
+    try:
+        validate_full_topic_name(f"/{topic.removeprefix('/')}")
+    except InvalidTopicNameException as error:
+        return str(error).splitlines()[0].removesuffix(":")
+    return ""
 
 
 def _digest_of(kind: str, definition: str) -> str:
@@ -152,7 +199,7 @@ def qos_profile(topic: Topic) -> QoSProfile:
     reliable = [q.reliability is not QosReliability.BEST_EFFORT for q in topic.qos] or [True]
     latched = any(q.durability is QosDurability.TRANSIENT_LOCAL for q in topic.qos)
     known = [q for q in topic.qos if q.history in _HISTORY and q.depth > 0]
-    depth = max((q.depth for q in known), default=_DEFAULT_DEPTH)
+    depth = min(max((q.depth for q in known), default=_DEFAULT_DEPTH), _MAX_DEPTH)
     if latched:
         depth = max(depth, min(topic.count, MAX_LATCHED))
     keeps_all = any(q.history is QosHistory.KEEP_ALL for q in topic.qos)

@@ -10,17 +10,22 @@ from functools import partial
 from pathlib import Path
 
 from depthforge_ros.ros.bags.reader import Bag, open_bag
-from depthforge_ros.ros.bags.topic import BagError, message_class, qos_profile
+from depthforge_ros.ros.bags.topic import BagError, message_class, name_fault, qos_profile
 from depthforge_ros.ros.play.publisher import SECOND_NS, Item, Offer
 from depthforge_ros.ros.serialized import moved_stamp, stamp_ns
+
+SAME_CLOCK_NS = 600 * SECOND_NS
+"""Stamps that lie no further from their log time than others are of the same clock."""
 
 
 class BagSource:
     """The messages of an open bag, byte for byte.
 
     topics: only these; None: all. restamp: header stamps are moved, all by the same time line, so
-    that what was recorded now is stamped now; equal stamps stay equal. Messages that do not begin
-    with a header keep what is in them. skipped counts messages whose type is not installed.
+    that what was recorded now is stamped now; equal stamps stay equal. Stamps of another clock than
+    the bag's (since a device was switched on, or of a simulation) get a time line of their own,
+    stamps of zero stay zero, and messages that do not begin with a header keep what is in them.
+    skipped counts messages whose type is not installed, or whose topic ROS cannot have.
 
     Raises BagError if the bag has no such topic.
     """
@@ -44,14 +49,17 @@ class BagSource:
         self.offers: dict[str, Offer] = {}
         self.skipped = 0
         self._restamped: set[str] = set()
+        self._clocks_ns: list[int] = [0]  # log time minus stamp of every clock so far
         self._kinds: dict[str, str] = {}
         for topic in recorded:
             if topics is not None and topic.name not in topics:
                 continue
             kind = message_class(topic.kind)
-            if kind is None or topic.name in self.offers:
+            fault = name_fault(topic.name)
+            if fault or kind is None or topic.name in self.offers:
                 reason = "is not installed" if kind is None else "is a second type"
-                text = f"{topic.name}: {topic.kind} {reason}; {topic.count} messages skipped"
+                text = f"{topic.name}: {fault or f'{topic.kind} {reason}'}; "
+                text += f"{topic.count} messages skipped"
                 print(text, file=sys.stderr)
                 self.skipped += topic.count
                 continue
@@ -69,19 +77,29 @@ class BagSource:
         """Every message that can be published, at its log time."""
         for topic, time_ns, raw in self._bag.messages(self.offers.keys()):
             if topic.kind == self._kinds[topic.name]:
-                build = self._moved if topic.name in self._restamped else _unchanged
-                yield Item(time_ns, topic.name, partial(build, raw))
+                build = partial(_unchanged, raw)
+                if topic.name in self._restamped:
+                    build = partial(self._moved, raw, time_ns)
+                yield Item(time_ns, topic.name, build)
 
     def losses(self) -> list[str]:
         """Return what of the bag could not be read so far, in words."""
         return self._bag.losses()
 
-    def _moved(self, raw: bytes, started_ns: int) -> bytes:
+    def _moved(self, raw: bytes, log_ns: int, started_ns: int) -> bytes:
         recorded_ns = stamp_ns(raw)
-        if recorded_ns is None:
+        if not recorded_ns:
             return raw
-        age_ns = recorded_ns - self.start_ns
+        age_ns = recorded_ns + self._clock_ns(log_ns - recorded_ns) - self.start_ns
         return moved_stamp(raw, max(started_ns + round(age_ns / self.speed), 0))
+
+    def _clock_ns(self, apart_ns: int) -> int:
+        """Return the distance of the clock from which a stamp is that far before its log time."""
+        for clock_ns in self._clocks_ns:
+            if abs(apart_ns - clock_ns) <= SAME_CLOCK_NS:
+                return clock_ns
+        self._clocks_ns.append(apart_ns)
+        return apart_ns
 
 
 def _unchanged(raw: bytes, _: int) -> bytes:

@@ -27,6 +27,9 @@ from depthforge_ros.transport_command import use_shipped_profile
 PARTIAL = 3
 """Exit status: something was left out."""
 
+MIN_SPEED, MAX_SPEED = 1e-3, 1e6
+"""Times real time: beyond them a bag of a second takes a quarter of an hour, or no time at all."""
+
 _BAG_OPTIONS = ("speed", "topics", "stamps")
 _IMAGE_OPTIONS = ("rate", "topic", "frame_id", "compressed", "fov", "camera_info")
 
@@ -100,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"--{name} is {value}; expected a number above 0")
+    if args.speed is not None and not MIN_SPEED <= args.speed <= MAX_SPEED:
+        raise ValueError(f"--speed is {args.speed}; expected {MIN_SPEED:g}..{MAX_SPEED:g}")
     if args.wait_for_subscribers < 0:
         raise ValueError(
             f"--wait-for-subscribers is {args.wait_for_subscribers}; expected 0 or more"

@@ -8,11 +8,13 @@ counted from the start, so nothing drifts.
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Protocol
 
 from builtin_interfaces.msg import Time
@@ -32,6 +34,8 @@ _SURELY_MATCHING_S = 3.5
 _ACKNOWLEDGE_S = 5.0
 _LINGER_S = 0.5  # nobody acknowledges best-effort data, and none arrives after its writer is gone
 _POLL_S = 0.02
+_SILENCE_S = 60.0  # a longer pause is announced, so that nobody takes it for the end
+_MAX_TIME_NS = 2**31 * SECOND_NS  # of builtin_interfaces/Time
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,11 @@ def play(
     the others.
 
     Raises TimeoutError if the subscriptions do not come within timeout_s, ValueError if a node is
-    waited for and the source has no image topic.
+    waited for and the source has no image topic, or if /clock cannot hold the source's times.
     """
+    if clock_hz and source.start_ns + source.duration_ns >= _MAX_TIME_NS:
+        end_s = (source.start_ns + source.duration_ns) / SECOND_NS
+        raise ValueError(f"log times go up to {end_s:.0f} s; /clock cannot hold times from 2^31 s")
     publishers = {
         topic: node.create_publisher(offer.kind, topic, offer.qos)
         for topic, offer in source.offers.items()
@@ -174,10 +181,15 @@ def _one_pass(
             now_ns = source.start_ns + round(tick_ns * source.speed)
             clock.publish(Clock(clock=time_message(now_ns)))
             ticks += 1
-        return not stop.wait(max(started_ns + offset_ns - time.monotonic_ns(), 0) / SECOND_NS)
+        left_s = max(started_ns + offset_ns - time.monotonic_ns(), 0) / SECOND_NS
+        return not stop.wait(min(left_s, threading.TIMEOUT_MAX))
 
     for item in itertools.chain(first, items):
         offset_ns = round((item.time_ns - source.start_ns) / source.speed)
+        pause_s = (started_ns + offset_ns - time.monotonic_ns()) / SECOND_NS
+        if pause_s > _SILENCE_S:
+            pause = timedelta(seconds=min(round(pause_s), _MAX_TIME_NS // SECOND_NS))
+            print(f"next message in {pause}; Ctrl-C ends the wait", file=sys.stderr, flush=True)
         if not sleep_until(offset_ns):
             return
         late_s = (time.monotonic_ns() - started_ns - offset_ns) / SECOND_NS
