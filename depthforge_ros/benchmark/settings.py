@@ -28,7 +28,8 @@ SETTINGS = {
     "bf16": "the eager engine in bf16",
     "openvino_fp32": "the openvino engine in fp32",
     "openvino_bf16": "the openvino engine in bf16",
-    "openvino_plain_bf16": "the graph of `depthforge export`, not rewritten, in OpenVINO in bf16",
+    "openvino_plain_fp32": "the graph of `depthforge export`, not rewritten, in OpenVINO in fp32",
+    "openvino_plain_bf16": "the same in bf16",
     "onnxruntime_fp32": "the graph of `depthforge export` in ONNX Runtime on the CPU",
 }
 

@@ -111,16 +111,20 @@ def main() -> int:
     with contextlib.suppress(AttributeError, OSError):  # not Linux
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # end with the parent
     os.nice(NICENESS)
-    from depthforge_ros.engine.backends import BACKENDS
+    from depthforge_ros.engine.backends import backend_on
+    from depthforge_ros.engine.backends.openvino import target_of
     from depthforge_ros.engine.load import load_network, pick_device
     from depthforge_ros.variant import load_variant
 
     job = Job(**json.loads(sys.argv[1]))
     try:
         network = load_network(load_variant(job.variant), job.checkpoint)
-        network = network.to(pick_device(job.device)).eval().requires_grad_(False)
+        target = target_of(job.device)
+        network = (
+            network.to(pick_device("cpu" if target else job.device)).eval().requires_grad_(False)
+        )
         shape = Shape(job.height, job.width, job.batch)
-        BACKENDS[job.backend].build(network, shape, job.precision, Path(job.folder))
+        backend_on(job.backend, target).build(network, shape, job.precision, Path(job.folder))
     except Exception as error:
         print(f"\n{_description(error)}", flush=True)
         return 1

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 
 from depthforge_ros.cpu_tuning import return_freed_memory
-from depthforge_ros.engine.backends import BACKENDS
+from depthforge_ros.engine.backends import BACKENDS, OPENVINO
+from depthforge_ros.engine.backends.openvino import target_of, target_precisions
 from depthforge_ros.engine.build_subprocess import BuildError, build_in_subprocess
 from depthforge_ros.engine.cache import EngineCache, checkpoint_hash, weights_hash
 from depthforge_ros.engine.compiler import Build, CompiledEngine, Compiler, NetworkSource
@@ -41,7 +42,8 @@ from depthforge_ros.variant import Variant, load_variant
 class Request:
     """The engine that the caller needs. Raises ValueError naming an unknown backend or precision.
 
-    variant: an argument of load_variant. checkpoint: see build_engine. backend: AUTO, EAGER or one
+    variant: an argument of load_variant. checkpoint, device: see build_engine; device also GPU,
+    GPU.1 or NPU, of OpenVINO. backend: AUTO, EAGER or one
     of BACKENDS. precision: AUTO or one of PRECISIONS. shapes: to compile for; none: the shapes in
     the cache. background: whether shapes that appear later are compiled while eager runs.
     """
@@ -81,15 +83,27 @@ class Candidates:
     ) -> None:
         self.request = request
         self.variant = load_variant(request.variant)
-        self.device = pick_device(request.device)
+        self.target = target_of(request.device)
+        if self.target and request.backend not in (AUTO, OPENVINO):
+            raise ValueError(
+                f"backend is {request.backend!r}; expected {AUTO} or {OPENVINO} for the device "
+                f"{request.device!r}, which only OpenVINO can use"
+            )
+        self.device = pick_device("cpu" if self.target else request.device)
         self._journal = journal
         self._lock = threading.RLock()
         self._network: DepthForge | None = None
         self._reference: EagerEngine | None = None
         self._weights = self._known_weights()
         source = NetworkSource(
-            self.variant, request.variant, request.checkpoint, self.device, self._weights
+            self.variant,
+            request.variant,
+            request.checkpoint,
+            self.device,
+            self._weights,
+            self.target,
         )
+        self._source = source
         self.compiler = Compiler(
             source, request.cache, journal, keep_going, build, before_build=self.release
         )
@@ -143,7 +157,22 @@ class Candidates:
 
     def pairs(self, backends: Sequence[str]) -> list[tuple[str, str]]:
         """Return backend and precision of all candidates but eager fp32, the fastest first."""
-        return candidate_pairs(backends, self.request.precision, self.device)
+        if not self.target:
+            return candidate_pairs(backends, self.request.precision, self.device)
+        precision = self.request.precision
+        own = target_precisions(self.target) if precision == AUTO else (precision,)
+        others = candidate_pairs((EAGER,), precision, self.device) if EAGER in backends else []
+        return [(OPENVINO, one) for one in own] + others
+
+    def missing(self, backend: str) -> str:
+        """Return what a backend lacks to run on the device; empty if nothing."""
+        return "" if backend == EAGER else self._source.backend(backend).missing(self.device)
+
+    def can_build(self, backend: str) -> bool:
+        """Return whether a compiler can build for the device; False for eager."""
+        if backend == EAGER:
+            return False
+        return not self._source.backend(backend).missing_to_build(self.device)
 
     def shapes(self, backend: str, precision: str) -> tuple[Shape, ...]:
         """Return the requested shapes, or those in the cache if none is requested."""
@@ -160,7 +189,7 @@ class Candidates:
         if backend == EAGER:
             self._journal.proceed(f"preparing {backend} {precision}")
             return EagerEngine(self.network(), self.device, precision, graphed=True)
-        if reason := BACKENDS[backend].missing(self.device):
+        if reason := self.missing(backend):
             raise BuildError(reason)
         shapes = (shape,) if shape else self.shapes(backend, precision)
         if not shapes:

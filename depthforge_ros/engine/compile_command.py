@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, default=1, help="images at once, as with slide")
     parser.add_argument("--checkpoint", default="", help="weights; empty: the variant's default")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, or GPU, NPU of OpenVINO"
+    )
     parser.add_argument("--backend", default="auto", help="tensorrt, or auto: the first that works")
     parser.add_argument(
         "--builder",

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from depthforge_ros.engine.backends import BACKENDS
+from depthforge_ros.engine.backends import Backend, backend_on
 from depthforge_ros.engine.build_subprocess import BuildError, Job, build_in_subprocess
 from depthforge_ros.engine.cache import CacheError, EngineCache, Key, engine_key
 from depthforge_ros.engine.engine import (
@@ -37,13 +37,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """A network, and the arguments with which a subprocess loads it. weights: of weights_hash."""
+    """A network, and the arguments with which a subprocess loads it.
+
+    weights: of weights_hash. target: see `backend_on`.
+    """
 
     variant: Variant
     variant_name: str
     checkpoint: str
     device: torch.device
     weights: str
+    target: str = ""
+
+    def backend(self, name: str) -> Backend:
+        """Return the backend of that name for the network's device."""
+        return backend_on(name, self.target)
 
 
 class Compiler:
@@ -89,17 +97,17 @@ class Compiler:
         cached = self._find(key)
         if cached is not None:
             try:
-                return BACKENDS[backend].load(cached, shape, self._source.device)
+                return self._source.backend(backend).load(cached, shape, self._source.device)
             except Exception as error:
                 if is_out_of_memory(error) or is_device_lost(error, self._source.device):
                     raise
                 _log.warning("cached engine %s does not load and is built again: %s", cached, error)
                 self._cache.remove(key)
-        if reason := BACKENDS[backend].missing_to_build(self._source.device):
+        if reason := self._source.backend(backend).missing_to_build(self._source.device):
             raise BuildError(reason)
         with tempfile.TemporaryDirectory(prefix="depthforge_engine_") as temporary:
             built = self._built(key, backend, precision, shape, Path(temporary))
-            return BACKENDS[backend].load(built, shape, self._source.device)
+            return self._source.backend(backend).load(built, shape, self._source.device)
 
     def recorded_check(self, backend: str, precision: str, shape: Shape) -> CropOutput | None:
         """Return the reference's recorded answer if the cached engine passed the whole self-check.
@@ -132,7 +140,7 @@ class Compiler:
             job = Job(
                 variant=self._source.variant_name,
                 checkpoint=self._source.checkpoint,
-                device=str(self._source.device),
+                device=self._source.target or str(self._source.device),
                 backend=backend,
                 precision=precision,
                 height=shape.height,
@@ -162,7 +170,7 @@ class Compiler:
             self._journal.note("cache", f"{error}; engines are not kept")
 
     def _key(self, backend: str, precision: str, shape: Shape) -> Key:
-        source, versions = self._source, BACKENDS[backend].versions()
+        source, versions = self._source, self._source.backend(backend).versions()
         return engine_key(
             source.variant, source.weights, backend, precision, shape, source.device, versions
         )

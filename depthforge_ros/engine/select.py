@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import torch
 
 from depthforge_ros.cpu_tuning import return_freed_memory
-from depthforge_ros.engine.backends import BACKENDS
 from depthforge_ros.engine.build_subprocess import BuildError, build_in_subprocess
 from depthforge_ros.engine.candidate import Candidates, Request, preferred_backends
 from depthforge_ros.engine.compiler import Build, CompiledEngine
@@ -54,7 +53,7 @@ def select_engine(
         )
         pairs = candidates.pairs(preferred_backends(request.backend))
         if request.backend == AUTO:  # what nobody asked for by name is not reported as missing
-            pairs = [pair for pair in pairs if not _missing(pair[0], candidates.device)]
+            pairs = [pair for pair in pairs if not candidates.missing(pair[0])]
         engine = None
         for backend, precision in pairs:
             if not keep_going():
@@ -73,8 +72,8 @@ def select_engine(
             candidates.release()
     finally:
         journal.proceed("")
-    if request.background and (later := _at_least_as_fast(pairs, selected, candidates.device)):
-        after = BATCHES_BEFORE_BUILD if _is_auto_on_cpu(request, candidates.device) else 1
+    if request.background and (later := _at_least_as_fast(pairs, selected, candidates)):
+        after = BATCHES_BEFORE_BUILD if _is_auto_on_cpu(candidates) else 1
         BackgroundBuilds(selected, candidates, later, journal, stopped, after)
     return selected
 
@@ -172,35 +171,28 @@ def _left_for_later(candidates: Candidates, backend: str, precision: str) -> boo
     request = candidates.request
     if backend == EAGER:
         return False
-    if _is_auto_on_cpu(request, candidates.device):
+    if _is_auto_on_cpu(candidates):
         cached = candidates.compiler.cached_shapes(backend, precision)
         return not cached or not set(request.shapes) <= set(cached)
     return (
         request.background
-        and _can_build(backend, candidates.device)
+        and candidates.can_build(backend)
         and not candidates.shapes(backend, precision)
     )
 
 
-def _is_auto_on_cpu(request: Request, device: torch.device) -> bool:
-    return request.backend == AUTO and device.type == "cpu"
-
-
-def _missing(backend: str, device: torch.device) -> bool:
-    return backend != EAGER and bool(BACKENDS[backend].missing(device))
-
-
-def _can_build(backend: str, device: torch.device) -> bool:
-    return backend != EAGER and not BACKENDS[backend].missing_to_build(device)
+def _is_auto_on_cpu(candidates: Candidates) -> bool:
+    on_cpu = candidates.device.type == "cpu" and not candidates.target
+    return candidates.request.backend == AUTO and on_cpu
 
 
 def _at_least_as_fast(
-    pairs: Sequence[tuple[str, str]], selected: FallbackEngine, device: torch.device
+    pairs: Sequence[tuple[str, str]], selected: FallbackEngine, candidates: Candidates
 ) -> list[tuple[str, str]]:
     """Return the pairs that can be built and are not slower than the selected engine."""
     running = (selected.backend, selected.precision)
     end = pairs.index(running) + 1 if running in pairs else len(pairs)
-    return [pair for pair in pairs[:end] if _can_build(pair[0], device)]
+    return [pair for pair in pairs[:end] if candidates.can_build(pair[0])]
 
 
 def _checked(

@@ -38,5 +38,11 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS: Mapping[str, Backend] = {"tensorrt": tensorrt, "openvino": openvino}
+OPENVINO = "openvino"
+BACKENDS: Mapping[str, Backend] = {"tensorrt": tensorrt, OPENVINO: openvino}
 """In the order of preference, the fastest first."""
+
+
+def backend_on(name: str, target: str = "") -> Backend:
+    """Return a backend by its name. target: its device in OpenVINO if that is not the CPU."""
+    return openvino.OnTarget(target) if target and name == OPENVINO else BACKENDS[name]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO on a CPU. Only here, and only inside functions, is its library imported.
+"""OpenVINO on the CPU, an Intel GPU or an NPU. Only in functions here is its library imported.
 
 The exported graph, rewritten for OpenVINO, is compiled once; loading the result compiles its
 kernels for this processor, in a second or two.
@@ -13,6 +13,7 @@ import importlib.util
 import json
 import mmap
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
@@ -37,8 +38,61 @@ from depthforge_ros.variant import Variant
 MODEL = "network.blob"
 INFO = "graph.json"
 DEVICE = "CPU"
+TARGET = re.compile(r"(GPU|NPU)(\.\d+)?", re.IGNORECASE)
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 TO_BUILD = ("onnx", "onnxscript")
+
+
+def target_of(device: str) -> str:
+    """Return the name of an Intel GPU or NPU in OpenVINO, such as GPU.1; empty for other devices.
+
+    device: a parameter. Raises ValueError naming the devices that OpenVINO has.
+    """
+    if not TARGET.fullmatch(device):
+        return ""
+    target = device.upper()
+    if importlib.util.find_spec("openvino") is None:
+        raise ValueError(f"device {device!r} is one of OpenVINO, which is not installed")
+    available = _core().available_devices
+    kind, _, index = target.partition(".")
+    aliases = {target} | ({f"{kind}.0"} if not index else {kind} if index == "0" else set())
+    if not aliases & set(available):
+        raise ValueError(f"device {device!r} is not available; OpenVINO has {', '.join(available)}")
+    return target
+
+
+def target_precisions(target: str) -> tuple[str, ...]:
+    """Return the precisions in which a device other than the CPU computes, the preferred first."""
+    capabilities = _core().get_property(target, "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name in ("fp16", "bf16", "fp32") if name.upper() in capabilities)
+
+
+class OnTarget:
+    """The backend on a device of OpenVINO other than the CPU; images and outputs are on the CPU."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def missing(self, device: torch.device) -> str:
+        """Return what is missing; see Backend."""
+        return missing(device)
+
+    def missing_to_build(self, device: torch.device) -> str:
+        """Return what is missing; see Backend."""
+        return missing_to_build(device)
+
+    def versions(self) -> dict[str, str]:
+        """Return the version of OpenVINO, and which device it is."""
+        name = _core().get_property(self.target, "FULL_DEVICE_NAME")
+        return versions() | {"openvino_device": f"{self.target} {name}"}
+
+    def build(self, network: DepthForge, shape: Shape, precision: str, folder: Path) -> None:
+        """Compile a network; see Backend."""
+        build(network, shape, precision, folder, self.target)
+
+    def load(self, folder: Path, shape: Shape, device: torch.device) -> Program:
+        """Load what `build` wrote; see Backend."""
+        return load(folder, shape, device, self.target)
 
 
 def missing(device: torch.device) -> str:
@@ -66,22 +120,25 @@ def versions() -> dict[str, str]:
         return {"openvino": "absent"}
 
 
-def build(network: DepthForge, shape: Shape, precision: str, folder: Path) -> None:
-    """Compile a network into `folder`, which exists and is empty.
+def build(
+    network: DepthForge, shape: Shape, precision: str, folder: Path, target: str = DEVICE
+) -> None:
+    """Compile a network into `folder`, which exists and is empty. target: a device of OpenVINO.
 
-    Raises RuntimeError if the processor does not compute in that precision.
+    Raises RuntimeError if the device does not compute in that precision.
     """
-    require_precision(precision, _core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+    capabilities = _core().get_property(target, "OPTIMIZATION_CAPABILITIES")
+    require_precision(precision, capabilities, target)
     with tempfile.TemporaryDirectory(prefix="depthforge_graph_") as temporary:
         graph = Path(temporary) / "network.onnx"
         write_graph(convert(network, shape, for_openvino=True), graph)
-        compiled, info = compile_graph(graph, network.variant, shape, precision)
+        compiled, info = compile_graph(graph, network.variant, shape, precision, target)
     described = dataclasses.asdict(info) | {"precision": precision}
     (folder / INFO).write_text(json.dumps(described, indent=1), "utf-8")
     (folder / MODEL).write_bytes(compiled.export_model().getvalue())
 
 
-def load(folder: Path, shape: Shape, device: torch.device) -> Program:
+def load(folder: Path, shape: Shape, device: torch.device, target: str = DEVICE) -> Program:
     """Load what `build` wrote into `folder`, ready to run.
 
     Raises GraphError if it is for another shape or damaged, or if this OpenVINO does not take it.
@@ -99,7 +156,7 @@ def load(folder: Path, shape: Shape, device: torch.device) -> Program:
     try:
         mapped = _mapped(folder / MODEL)
         tensor = openvino.Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
-        compiled = _core().import_model(tensor, DEVICE, _options(hint))
+        compiled = _core().import_model(tensor, target, _options(hint, target))
     except (RuntimeError, ValueError) as error:
         raise GraphError(
             f"OpenVINO {versions()['openvino']} does not take {folder / MODEL}: {_reason(error)}"
@@ -116,7 +173,7 @@ def _mapped(file: Path) -> mmap.mmap:
 
 
 def compile_graph(
-    file: Path, variant: Variant, shape: Shape, precision: str
+    file: Path, variant: Variant, shape: Shape, precision: str, target: str = DEVICE
 ) -> tuple[Any, GraphInfo]:
     """Compile an exported ONNX file; return OpenVINO's compiled model and the file's metadata.
 
@@ -130,7 +187,7 @@ def compile_graph(
         raise GraphError(f"OpenVINO cannot read {file}: {_reason(error)}") from error
     info = GraphInfo.from_metadata(_metadata(model), str(file))
     info.require(variant, shape, str(file))
-    return core.compile_model(model, DEVICE, _options(HINTS[precision])), info
+    return core.compile_model(model, target, _options(HINTS[precision], target)), info
 
 
 def run_graph(file: Path, variant: Variant, shape: Shape, precision: str) -> Program:
@@ -138,15 +195,16 @@ def run_graph(file: Path, variant: Variant, shape: Shape, precision: str) -> Pro
     return _Runner(compile_graph(file, variant, shape, precision)[0])
 
 
-def require_precision(precision: str, capabilities: Iterable[str]) -> None:
-    """Raise RuntimeError if the processor lacks a precision. capabilities: as OpenVINO names them.
+def require_precision(precision: str, capabilities: Iterable[str], target: str = DEVICE) -> None:
+    """Raise RuntimeError if the device lacks a precision. capabilities: as OpenVINO names them.
 
     OpenVINO would emulate it, slower than fp32.
     """
     if precision.upper() not in capabilities:
         supported = [name for name in HINTS if name.upper() in capabilities]
+        which = "this processor" if target == DEVICE else target
         raise RuntimeError(
-            f"this processor has no instructions for {precision}; it has {', '.join(supported)}"
+            f"{which} has no instructions for {precision}; it has {', '.join(supported)}"
         )
 
 
@@ -178,14 +236,18 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _options(hint: str) -> dict[str, object]:
+def _options(hint: str, target: str = DEVICE) -> dict[str, object]:
     """Return the compile options: one frame at a time, on as many threads as PyTorch has."""
-    return {
+    options: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": hint,
-        "INFERENCE_NUM_THREADS": min(torch.get_num_threads(), os.cpu_count() or 1),
-        "ENABLE_CPU_PINNING": False,  # other nodes run on the same cores
     }
+    if target == DEVICE:
+        options |= {
+            "INFERENCE_NUM_THREADS": min(torch.get_num_threads(), os.cpu_count() or 1),
+            "ENABLE_CPU_PINNING": False,  # other nodes run on the same cores
+        }
+    return options
 
 
 def _metadata(model: Any) -> Mapping[str, str]:

@@ -81,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="",
         help="weights: files joined by commas, `untrained` or `instant`; empty: the variant's",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, or GPU, NPU of OpenVINO")
     parser.add_argument("--backend", default="auto", help="as the node's parameter backend")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
     parser.add_argument(

@@ -32,7 +32,8 @@ class NetworkParameters:
     device: str = parameter(
         "auto",
         Effect.CONFIGURE,
-        "Where the network runs: cpu, cuda, cuda:1; auto: cuda where there is one.",
+        "Where the network runs: cpu, cuda, cuda:1; GPU, GPU.1, NPU: an Intel device, by OpenVINO; "
+        "auto: cuda where there is one.",
     )
     backend: str = parameter(
         "auto",
