@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -15,7 +16,7 @@ from lifecycle_msgs.msg import Transition
 from nodes import Bench, image_message, running_node
 from paths import TINY_YAML
 
-from depthforge_ros.engine import memory_fallback
+from depthforge_ros.engine import memory_fallback, select
 from depthforge_ros.engine.backends import BACKENDS
 from depthforge_ros.engine.engine import Journal
 from depthforge_ros.engine.memory_fallback import FallbackEngine
@@ -123,3 +124,40 @@ def test_engines_are_compiled_for_what_the_pipeline_will_ask_for() -> None:
     assert shapes(nano, (480, 640), cameras=3) == ["480x352", "480x352 batch 3"]
     assert shapes(nano, (480, 640), cameras=9, max_batch=4) == ["480x352", "480x352 batch 4"]
     assert shapes(nano) == []
+
+
+def test_auto_builds_openvino_after_20_batches_takes_it_and_finds_it_at_the_next_start(
+    domain: int, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTHFORGE_ENGINES", str(tmp_path / "engines"))
+    values = {"variant": str(TINY), "checkpoint": "untrained", "backend": "auto"}
+    values |= {"autostart": True}
+    heard = bench.hear("semantic")
+
+    def inferred() -> int:
+        bench.report_from_now()
+        return int(bench.values()["frames out"])
+
+    with running_node(domain, tmp_path, **values) as node:
+        eager = bench.exchange(image_message(1), heard)
+        bench.exchange(image_message(2), heard)
+        before = inferred()
+        assert 2 <= before < select.BATCHES_BEFORE_BUILD
+        assert bench.values()["backend"] == "eager"
+        assert "engine: build" not in bench.values()
+        for index in range(3, 3 + select.BATCHES_BEFORE_BUILD):
+            bench.exchange(image_message(index), heard)
+        bench.wait_for("backend", "openvino")
+        assert inferred() >= select.BATCHES_BEFORE_BUILD
+        assert bench.values()["self-check"].startswith("openvino fp32 for 96x64: labels agree")
+        assert "engine: build" not in bench.values()
+        compiled = bench.exchange(image_message(100, data=image_message(1).data), heard)
+        same = np.frombuffer(compiled.data, np.uint8) == np.frombuffer(eager.data, np.uint8)
+        assert same.mean() > 0.99
+        assert node.end() == 0
+        assert "Traceback" not in node.log
+    with running_node(domain, tmp_path, **values) as node:
+        again = bench.exchange(image_message(200, data=image_message(1).data), heard)
+        assert again.data == compiled.data
+        assert "(openvino, fp32, cpu)" in node.log
+        assert node.end() == 0
