@@ -28,7 +28,7 @@ from depthforge_ros.ros.serialized import header_bytes
 def benchmark(*options: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "depthforge_ros.cli", "benchmark", *map(str, options)]
     command += ["--domain-id", str(own_domain())]
-    return subprocess.run(command, capture_output=True, text=True, timeout=3 * WAIT_S, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT_S, check=False)
 
 
 def assert_adds_up(result: dict[str, Any], sent: int, sent_s: float, reported: str) -> None:

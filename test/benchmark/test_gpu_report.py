@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from waits import WAIT_S
 
 from depthforge_ros import cli
 
@@ -29,7 +30,7 @@ def test_depthforge_takes_the_command(command: str, capsys: pytest.CaptureFixtur
 def test_what_a_step_says_is_in_the_report(tmp_path: Path) -> None:
     out = tmp_path / "gpu.md"
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--only", "machine", "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     report = out.read_text("utf-8")
     assert "## The machine\n\n```\ndepthforge doctor\n```\n\nStatus " in report
     assert "OK   " in report

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from paths import TINY
+from waits import WAIT_S
 
 from depthforge_ros import cli
 from depthforge_ros.benchmark.network import Comparison, Figures, text
@@ -52,7 +53,7 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_a_network_is_measured_where_there_is_no_ros():
     options = ["network", "fp32", "--variant", str(TINY / "tiny.yaml"), "--crop", "32x32"]
     command = [sys.executable, "-c", WITHOUT_ROS, "benchmark", *options, "--runs", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 0, done.stderr
     assert "fp32: median" in done.stdout
 

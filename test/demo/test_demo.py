@@ -57,7 +57,7 @@ def demo(temporary: Path, *options: str | Path) -> subprocess.CompletedProcess[s
         env=quick_environment(temporary),
         capture_output=True,
         text=True,
-        timeout=5 * WAIT_S,
+        timeout=2 * WAIT_S,
         check=False,
     )
     assert not list(temporary.glob("depthforge*"))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import config_of, logged, run_of, tiny_variant, trained, write_run
+from waits import WAIT_S
 
 from depthforge_ros import cli
 from depthforge_ros.engine import build_engine
@@ -40,7 +41,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=WAIT_S,
         check=False,
     )
 

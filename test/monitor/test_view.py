@@ -22,7 +22,8 @@ rerun = pytest.importorskip("rerun", reason="needs Rerun: pip install 'depthforg
 def printed(file: Path) -> str:
     """What Rerun's own tool finds in a recording."""
     command = [sys.executable, "-m", "rerun", "rrd", "print", "-vv", str(file)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT_S)
+    return done.stdout
 
 
 def test_everything_of_a_running_node_is_recorded(

@@ -16,6 +16,7 @@ import pytest
 import torch
 from paths import TINY
 from safetensors.torch import load_file, save_file
+from waits import WAIT_S
 
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.weights import (
@@ -370,7 +371,7 @@ def test_loading_never_holds_the_weights_twice(tmp_path, variant):
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "w.safetensors")],
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
-        capture_output=True, text=True, timeout=300, check=True,
+        capture_output=True, text=True, timeout=WAIT_S, check=True,
     )  # fmt: skip
     *_, untrained, loaded = map(int, done.stdout.split())
     assert untrained > 0.9 * size  # it was counted

@@ -9,13 +9,14 @@ from argparse import ArgumentParser, Namespace
 from typing import NamedTuple
 
 import pytest
+from waits import WAIT_S
 
 from depthforge_ros import cli
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False
     )
 
 

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 from paths import ROOT
+from waits import WAIT_S
 
 SOURCE = ROOT
 MANIFEST = ElementTree.parse(SOURCE / "package.xml").getroot()
@@ -35,7 +36,7 @@ def run(*command: str | Path, cwd: Path, code: int = 0, **environment: str) -> s
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
     )
     assert done.returncode == code, f"{command} gave {done.returncode}:\n{done.stdout}"
     return done.stdout

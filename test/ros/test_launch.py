@@ -392,7 +392,7 @@ def test_the_launch_file_passes_launch_testing(launched, tmp_path: Path) -> None
         env={**environment(own_domain()), "ROS_LOG_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=3 * WAIT_S,
+        timeout=WAIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
