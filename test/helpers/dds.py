@@ -70,6 +70,7 @@ class Listener:
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
         self.node = Node(name, context=self._context)
+        self._count = 0  # of messages
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
 
@@ -86,7 +87,12 @@ class Listener:
     ) -> list:
         """The list that messages (serialized where `raw`) are appended to."""
         received: list[Any] = []
-        self.node.create_subscription(kind, topic, received.append, qos, raw=raw)
+
+        def receive(message: Any) -> None:
+            self._count += 1
+            received.append(message)
+
+        self.node.create_subscription(kind, topic, receive, qos, raw=raw)
         return received
 
     def spin_until(self, condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
@@ -98,7 +104,15 @@ class Listener:
             self._executor.spin_once(timeout_sec=0.05)
 
     def drain(self, enough: Callable[[], bool] = lambda: False) -> None:
-        """Receive what has arrived already, or until there is enough."""
-        until = time.monotonic() + 0.3
-        while time.monotonic() < until and not enough():
+        """Receive what has arrived already, or until there is enough.
+
+        For 0.3 s, or longer where a busy machine has not come to the end of it by then.
+        """
+        started, quiet = time.monotonic(), 0
+        while not enough():
+            lasted = time.monotonic() - started
+            if lasted > 3.0 or (lasted > 0.3 and quiet >= 3):
+                return
+            before = self._count
             self._executor.spin_once(timeout_sec=0.05)
+            quiet = quiet + 1 if self._count == before else 0
