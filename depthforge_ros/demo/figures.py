@@ -26,11 +26,12 @@ COLUMNS = (
     "depth_unit",
     "pixel_accuracy",
     "mean_iou",
+    "mean_iou_of_truth",
     "abs_rel",
 )
 """answered: yes, or no for a dropped image. classes: the most frequent with their share of pixels.
-depth_near: 5th percentile of known depth (95th of relative inverse depth). The last three where the
-truth is known."""
+depth_near: 5th percentile of known depth (95th of relative inverse depth). The last four where the
+truth is known, see report.py."""
 
 
 class Figures:
@@ -83,6 +84,7 @@ class Figures:
         row = {
             "pixel_accuracy": f"{confusion.pixel_accuracy():.4f}",
             "mean_iou": f"{confusion.mean_iou():.4f}",
+            "mean_iou_of_truth": f"{confusion.mean_iou_of_truth():.4f}",
         }
         if seen.depth is not None:
             errors.add(truth.depth_m, seen.depth, self._kind)

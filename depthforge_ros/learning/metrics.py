@@ -49,6 +49,14 @@ class Confusion:
         present = iou[~np.isnan(iou)]
         return float(present.mean()) if present.size else float("nan")
 
+    def mean_iou_of_truth(self) -> float:
+        """Return the mean over classes that occur in the truth; NaN if none does.
+
+        `mean_iou` counts a class that occurs only in the prediction as 0; this mean leaves it out.
+        """
+        present = self.counts.sum(1) > 0  # [K]
+        return float(self.iou()[present].mean()) if present.any() else float("nan")
+
     def pixel_accuracy(self) -> float:
         """Return the share of labelled pixels whose class is correct."""
         total = self.counts.sum()

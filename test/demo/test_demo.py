@@ -121,6 +121,8 @@ def test_rendered_drives_are_scored_against_their_exact_truth(tmp_path: Path) ->
     notice = report.NOTICES["instant"]
     assert notice in done.stdout
     assert notice in (out / "index.html").read_text()
+    assert report.SCORES in done.stdout
+    assert report.SCORES in (out / "index.html").read_text()
     rows = table(done.stdout)
     pipeline = Pipeline(build_engine(load_variant("nano"), "instant"))
     for name in ("night", "snow"):
@@ -144,6 +146,10 @@ def test_rendered_drives_are_scored_against_their_exact_truth(tmp_path: Path) ->
             errors.add(true.depth_m, depths[stamp], DepthKind.METRIC)
         row = rows[name]
         assert row["mIoU"] == f"{confusion.mean_iou():.1%}"
+        assert row["mIoU (truth)"] == f"{confusion.mean_iou_of_truth():.1%}"
+        classes = np.count_nonzero(confusion.counts.sum(1))
+        said = f"{name}: mIoU is over {classes} classes, 0 of them in masks only (IoU 0)"
+        assert said in done.stdout
         assert row["pixel acc."] == f"{confusion.pixel_accuracy():.1%}"
         assert row["AbsRel"] == f"{errors.scores().abs_rel:.3f}"
         assert (row["Hz"], row["played"], row["wrong headers"]) == ("2", "3", "0")
@@ -194,7 +200,8 @@ def test_own_pictures_of_every_kind(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
     row = table(done.stdout)["my_street_1"]
     assert (row["played"], row["wrong headers"]) == ("3", "0")
-    assert [row[name] for name in ("mIoU", "pixel acc.", "AbsRel")] == ["-", "-", "-"]
+    assert [row[name] for name in report.HEADINGS[-4:]] == ["-"] * 4
+    assert report.SCORES not in done.stdout
     assert 0 < float(row["Hz"]) <= 10
     page = (out / "index.html").read_text()
     for said in (

@@ -53,6 +53,14 @@ def test_a_pixel_without_prediction_is_a_miss_but_no_false_alarm():
     assert confusion.pixel_accuracy() == pytest.approx(2 / 3)
 
 
+def test_a_class_in_the_prediction_only_counts_zero_or_is_left_out():
+    confusion = Confusion(4)
+    confusion.add(np.array([[0, 0, 0, 1]], np.uint8), np.array([[0, 0, 2, 1]], np.uint8))
+    assert confusion.mean_iou() == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert confusion.mean_iou_of_truth() == pytest.approx((2 / 3 + 1) / 2)
+    assert np.isnan(Confusion(3).mean_iou_of_truth())
+
+
 def test_ids_beyond_the_classes_are_refused():
     ok, bad = np.array([[0, 1]], np.uint8), np.array([[0, 2]], np.uint8)
     with pytest.raises(ValueError, match=r"truth holds class 2; allowed: 0\.\.1 and 255"):
