@@ -29,6 +29,8 @@ BROWN = ("plumb_bob", "rational_polynomial", "")
 """Names of Brown's models; an empty name goes with D of zeros, or with D of their lengths."""
 BROWN_LENGTHS = (4, 5, 8, 12, 14)
 
+MIN_FOCAL, MAX_FOCAL = 0.05, 1000
+"""Focal lengths of cameras, in widths of their images: 0.05 would be 169 degrees of a pinhole."""
 MAX_DISAGREEMENT = 0.001
 """K and P that differ by no more than this share of the focal length are the same."""
 GRID_STEPS, MAX_GRID_PX = 240, 8
@@ -114,8 +116,9 @@ def calibration_of(
     that has only one of K and P is used by what it has. Raises CalibrationError.
     """
     where = f" on {info_topic}" if info_topic else ""
-    has_k = _is_camera(np.reshape(info.k, (3, 3)), f"K of camera_info{where}")
-    has_p = _is_camera(np.reshape(info.p, (3, 4))[:, :3], f"P of camera_info{where}")
+    _check_region(info, where)
+    has_k = _is_camera(np.reshape(info.k, (3, 3)), info.width, f"K of camera_info{where}")
+    has_p = _is_camera(np.reshape(info.p, (3, 4))[:, :3], info.width, f"P of camera_info{where}")
     if not has_k and not has_p:
         raise CalibrationError(f"camera_info{where} is not calibrated: K and P are zero")
     named = topic_is_rectified(image_topic)
@@ -153,7 +156,7 @@ def topic_is_rectified(topic: str) -> bool | None:
     raw (image_raw); None where it says neither.
     """
     words = re.split(r"[/_]", topic.removesuffix("/compressed").lower())
-    if {"rect", "rectified", "undistorted"} & {*words}:
+    if {"rect", "rectified", "rectify", "undist", "undistort", "undistorted"} & {*words}:
         return True  # RealSense's depth/image_rect_raw too
     return False if {"raw", "unrectified", "distorted"} & {*words} else None
 
@@ -236,17 +239,39 @@ def _cubic(nodes: np.ndarray, size: int) -> np.ndarray:
     return weights
 
 
-def _is_camera(matrix: np.ndarray, name: str) -> bool:
+def _is_camera(matrix: np.ndarray, width: int, name: str) -> bool:
     """Return whether a matrix [3, 3] is given; zeros mean that it is not (CameraInfo.msg).
 
-    Raises CalibrationError if it is no camera's.
+    width: of the camera's images, 0 if it is not known. Raises CalibrationError if it is no
+    camera's: by columns instead of rows, in parts of the image's width instead of pixels, skewed.
     """
     if not np.any(matrix):
         return False
+    values = ", ".join(f"{value:g}" for value in matrix.ravel())
     if not (np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0):
-        values = ", ".join(f"{value:g}" for value in matrix.ravel())
         raise CalibrationError(f"{name} is {values}; expected finite values and a focal length")
+    zeros = np.abs([matrix[0, 1], matrix[1, 0], *matrix[2, :2]])
+    # Some drivers leave the last number 0; skew below a thousandth is a calibration's noise.
+    if zeros.max() > MAX_DISAGREEMENT * matrix[0, 0] or matrix[2, 2] not in (0, 1):
+        raise CalibrationError(f"{name} is {values}; expected fx, 0, cx, 0, fy, cy, 0, 0, 1")
+    for focal_px in (matrix[0, 0], matrix[1, 1]):
+        if width and not MIN_FOCAL <= focal_px / width <= MAX_FOCAL:
+            raise CalibrationError(
+                f"{name} has a focal length of {focal_px:g} for images {width} wide; expected "
+                f"pixels, {MIN_FOCAL * width:g}..{MAX_FOCAL * width:g}"
+            )
     return True
+
+
+def _check_region(info: CameraInfo, where: str) -> None:
+    """Raise CalibrationError if the region of interest leaves the sensor."""
+    roi = info.roi
+    width, height = roi.width or info.width, roi.height or info.height
+    if roi.x_offset + width > info.width or roi.y_offset + height > info.height:
+        raise CalibrationError(
+            f"roi of camera_info{where} is {width}x{height} at {roi.x_offset}, {roi.y_offset}; "
+            f"expected a part of {info.width}x{info.height}"
+        )
 
 
 def _is_identity(r: np.ndarray) -> bool:

@@ -108,17 +108,24 @@ def _decode_jpeg(data: memoryview) -> np.ndarray | None:
         if head.frame_type == _PROGRESSIVE or not one_scan or not STRICT_JPEG:
             raise FileError(f"jpeg of {len(data)} bytes has no end")
         content += _END_OF_IMAGE
+    if simplejpeg is not None and head.frame_components == 4:
+        _decode_strictly(content, "CMYK", scan)  # which only OpenCV converts
     if simplejpeg is None or head.frame_components not in (1, 3):
         flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
         return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     colors = "GRAY" if head.frame_components == 1 else "BGR"
+    image = _decode_strictly(content, colors, scan)
+    return image[..., 0] if colors == "GRAY" else image
+
+
+def _decode_strictly(content: bytes, colors: str, scan: int) -> np.ndarray:
+    """Return the pixels [H, W, channels] uint8 of a JPEG. Raises FileError if some are missing."""
     try:
-        image = simplejpeg.decode_jpeg(content, colors)
+        return simplejpeg.decode_jpeg(content, colors)
     except ValueError as error:
         if not _only_padded(str(error), content, scan):
             raise FileError(str(error)) from error
-        image = simplejpeg.decode_jpeg(content, colors, strict=False)
-    return image[..., 0] if colors == "GRAY" else image
+        return simplejpeg.decode_jpeg(content, colors, strict=False)
 
 
 def _only_padded(warning: str, content: bytes, scan: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import os
 import sqlite3
 import sys
@@ -30,8 +31,6 @@ from depthforge_ros.ros.bags.resumable_writer import STORAGES
 from depthforge_ros.ros.bags.topic import name_fault
 from depthforge_ros.ros.metric import DepthLimits
 from depthforge_ros.variant import variant_names
-
-MAX_PITCH_RAD = 1.57
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -157,8 +156,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--depth-confidence-threshold is {args.depth_confidence_threshold}; expected 0..1"
         )
-    if not abs(args.camera_pitch) <= MAX_PITCH_RAD:
-        raise ValueError(f"--camera-pitch is {args.camera_pitch}; expected radians within 1.57")
+    if not math.isfinite(args.camera_pitch):
+        raise ValueError(f"--camera-pitch is {args.camera_pitch}; expected a finite angle")
     if fault := name_fault(f"{args.namespace}/labels"):
         raise ValueError(f"--namespace is {args.namespace!r}: {fault}")
     if args.namespace and not args.namespace.startswith("/"):
