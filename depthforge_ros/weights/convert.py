@@ -265,7 +265,7 @@ def _fitted(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors by our names in float32, resampled to the variant's grid."""
     grid = (variant.grid, variant.grid)
-    for key, tensor in file.tensors(names):
+    for key, tensor in file.numbers(names):
         pieces, tensor = names[key], tensor.float()
         if pieces[0].endswith(".patch_embed.weight") and tensor.ndim == 4:
             tensor = resample_kernel(tensor)

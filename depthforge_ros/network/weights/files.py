@@ -31,6 +31,9 @@ VARIANT_KEY = "depthforge.variant"
 WRAPPERS = ("state_dict", "model", "module")
 """Keys under which training programs keep the weights beside everything else."""
 
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning put before the name of every weight."""
+
 MAPPED_BYTES = 64 << 20
 """Bytes read through one mapping of a file, which is then closed to release its pages."""
 
@@ -55,6 +58,18 @@ class WeightsFile:
     notes: Mapping[str, str] = field(default_factory=dict)
     content: Mapping[str, Tensor] | None = field(default=None, repr=False)
     config: str = field(default="", repr=False)
+
+    def numbers(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield these tensors as `tensors` does. Raise WeightsError if one is not all numbers."""
+        for name, tensor in self.tensors(names):
+            if not tensor.is_floating_point():  # quantised weights need scales that nothing reads
+                raise WeightsError(
+                    f"{self.path}: {name} is {tensor.dtype}; expected floating-point numbers"
+                )
+            if not (finite := tensor.isfinite()).all():
+                count = finite.numel() - int(finite.sum())
+                raise WeightsError(f"{self.path}: {count} numbers of {name} are not finite")
+            yield name, tensor
 
     def tensors(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield these tensors. Copy a tensor that must outlive the next one.
@@ -175,8 +190,12 @@ def _unpickled(path: Path) -> Any:
             else " ".join(str(error).split())
         )
         raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except OSError as error:
         raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+    except Exception as error:  # whatever other bytes lead the unpickler to
+        reason = str(error) if isinstance(error, RuntimeError | ValueError) else ""
+        text = reason or "it is no file of torch.save"
+        raise WeightsError(f"{path} cannot be read as weights: {text}") from error
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
@@ -190,6 +209,8 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     odd = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if odd:
         raise WeightsError(f"{path} holds {odd[0]!r}, which is not a tensor")
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in content)), ""):
+        content = {key.removeprefix(prefix): value for key, value in content.items()}
     return content
 
 

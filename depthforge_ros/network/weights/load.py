@@ -38,8 +38,9 @@ def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) ->
 
     A part that several files hold comes from the last of them, whole. Logs which part came from
     which file. Raise WeightsError naming widths, depths and label sets that differ and missing,
-    unexpected and misshapen names; the network is then unchanged. Half-precision weights are
-    widened to the network's type.
+    unexpected and misshapen names; the network is then unchanged. Also raise it if a weight is not
+    finite, with part of the weights loaded. Half-precision weights are widened to the network's
+    type.
     """
     expected = dict(network.state_dict())
     aliases = {alias: name for name in expected for alias in aliases_of(name)}
@@ -73,7 +74,7 @@ def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) ->
     with torch.no_grad():
         for file in files:
             keys = {key: name for name, (source, key) in found.items() if source is file}
-            for key, tensor in file.tensors(keys):
+            for key, tensor in file.numbers(keys):
                 expected[keys[key]].copy_(tensor)
     for path, parts in _parts_by_file({name: found[name][0].path for name in expected}).items():
         _log.info("%s from %s", ", ".join(parts), path)
