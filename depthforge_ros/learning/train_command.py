@@ -174,6 +174,10 @@ def start_joint(network: DepthForge, config: TrainConfig) -> None:
 
     Raise WeightsError if the files hold neither.
     """
+    if not config.weights:
+        raise WeightsError(
+            "weights is empty; expected the files of a trained network with one encoder or two"
+        )
     stored = [open_weights(path).variant for path in config.weights]
     two = [variant for variant in stored if variant is not None and variant.depth is not None]
     if not two:

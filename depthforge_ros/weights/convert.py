@@ -21,7 +21,12 @@ from torch import Tensor
 from depthforge_ros.frame import DepthKind
 from depthforge_ros.network.depthforge import ADAPTER_PARTS, DepthForge, frozen_parts
 from depthforge_ros.network.weights.files import WeightsError, WeightsFile, open_weights
-from depthforge_ros.network.weights.load import listed, refuse_other_encoders, refuse_other_variants
+from depthforge_ros.network.weights.load import (
+    listed,
+    refuse_other_encoders,
+    refuse_other_variants,
+    refuse_without_depth,
+)
 from depthforge_ros.network.weights.names import (
     STORED_BUT_UNUSED,
     Layout,
@@ -95,8 +100,10 @@ def convert(
     sizes: list[str] = []
     faults: list[str] = []
     trained_crop = None
+    files: list[WeightsFile] = []
     for path in paths:
         file = open_weights(path)
+        files.append(replace(file, content=None))
         names, unknown = our_names(file, shapes)
         _refuse_others(file, names, variant)
         differing = other_sizes(file, shapes_by_our_names(file.shapes, names), variant)
@@ -121,6 +128,8 @@ def convert(
             off = {n: torch.zeros(s) for n, s in shapes.items() if n.startswith("refinement.")}
             state |= off
             made_from["refinement"] = REFINEMENT_OFF
+    if "mask_decoder" in made_from and {layout_of(f.shapes) for f in files} == {Layout.OURS}:
+        refuse_without_depth(files, variant, shapes, state)
     started = tuple(f"{part}." for part in made_from)
     faults += [
         f"missing {ours}" for ours in shapes if ours.startswith(started) and ours not in state

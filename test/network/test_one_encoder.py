@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from paths import DATA
+from safetensors.torch import save_file
 
 from depthforge_ros.engine.load import untrained_network
 from depthforge_ros.learning.distil.one_encoder import merge_encoders
@@ -90,6 +91,43 @@ def test_a_checkpoint_for_the_other_number_of_encoders_is_refused(
         with pytest.raises(WeightsError, match=words):
             load_weights(network, expected, [path])
         assert torch.equal(network.tokens.a, before)
+
+
+@pytest.mark.parametrize("unnamed", [False, True])
+def test_a_checkpoint_without_depth_features_is_refused_by_its_name(
+    one: Variant, two: Variant, tmp_path: Path, unnamed: bool
+) -> None:
+    without = (
+        (two, two, ("depth.", "depth_head."), "without a depth encoder; variant 'tiny' has two"),
+        (one, one, ("depth_head.",), "without a depth head.*; variant 'tiny_one' needs them"),
+    )
+    if unnamed:  # with its variant stored it is refused as one with one encoder
+        without += ((one, two, ("none.",), "without a depth encoder; variant 'tiny' has two"),)
+    for number, (stored, expected, absent, words) in enumerate(without):
+        path = tmp_path / f"{number}.safetensors"
+        state = untrained_network(stored).state_dict()
+        state = {name: value for name, value in state.items() if not name.startswith(absent)}
+        if unnamed:
+            save_file(state, path)
+        else:
+            save_weights(state, stored, path)
+        said = "an unnamed variant" if unnamed else f"variant '{stored.name}'"
+        for refused in (
+            lambda path=path, expected=expected: load_weights(
+                untrained_network(expected), expected, [path]
+            ),
+            lambda path=path, expected=expected: convert(expected, [path]),
+        ):
+            with pytest.raises(WeightsError, match=f"{path.name}: {said} {words}.*[aA]dd the file"):
+                refused()
+
+
+def test_an_encoder_alone_is_still_converted(two: Variant, tmp_path: Path) -> None:
+    state = untrained_network(two).state_dict()
+    save_file(
+        {n: v for n, v in state.items() if n.startswith("visual.")}, tmp_path / "v.safetensors"
+    )
+    assert set(convert(two, [tmp_path / "v.safetensors"]).made_from) == {"visual"}
 
 
 def test_depth_anything_becomes_the_only_encoder_and_dinov2_does_not(

@@ -68,6 +68,8 @@ def load_weights(network: nn.Module, variant: Variant, paths: Sequence[Path]) ->
             elif shape != tuple(expected[name].shape):
                 faults.append(f"{key} is {list(shape)}, expected {list(expected[name].shape)}")
             found.setdefault(name, (file, key))
+    if not sizes:
+        refuse_without_depth(files, variant, expected, found)
     faults += [f"missing {name}" for name in expected if name not in found]
     if faults:
         raise WeightsError(_refusal(files, variant, sizes, faults))
@@ -134,10 +136,11 @@ def refuse_other_encoders(file: WeightsFile, expected: Variant) -> None:
     adapter = any("mask_decoder." in key or "decode_head." in key for key in file.shapes)
     one = stored is not None and stored.depth is None
     if expected.depth is None and two:
+        use = "a variant with two encoders" if stored is None else f"variant {stored.name!r}"
         raise WeightsError(
             f"{file.path} holds {name} with two encoders, visual and depth; variant "
-            f"{expected.name!r} has one. Use a variant with two encoders for this file, or make a "
-            "file for one: config/train/nano_4_joint.yaml says how"
+            f"{expected.name!r} has one. Use {use} for this file, or make a file for one: "
+            "config/train/nano_4_joint.yaml says how"
         )
     if expected.depth is None and layout_of(file.shapes) in (Layout.DINOV2, Layout.EVA02):
         raise WeightsError(
@@ -147,8 +150,34 @@ def refuse_other_encoders(file: WeightsFile, expected: Variant) -> None:
     if expected.depth is not None and one and adapter:
         raise WeightsError(
             f"{file.path} holds {name} with one encoder; variant {expected.name!r} has two, visual "
-            f"and depth. Use --variant {stored.name} for this file, or a file trained with both"
+            f"and depth. Use variant {stored.name!r} for this file, or a file trained with both"
         )
+
+
+def refuse_without_depth(
+    files: Sequence[WeightsFile], variant: Variant, expected: Iterable[str], found: Iterable[str]
+) -> None:
+    """Raise WeightsError if files with a visual encoder lack the depth encoder or its head.
+
+    expected, found: our names that the network has, and that the files hold together.
+    """
+    held = {name.partition(".")[0] for name in found}
+    absent = {name.partition(".")[0] for name in expected} & {"depth", "depth_head"} - held
+    if not absent or "visual" not in held:
+        return
+    paths = ", ".join(str(file.path) for file in files)
+    stored = {repr(file.variant.name) for file in files if file.variant is not None}
+    name = f"variant {' and '.join(sorted(stored))}" if stored else "an unnamed variant"
+    if "depth" in absent:
+        raise WeightsError(
+            f"{paths}: {name} without a depth encoder; variant {variant.name!r} has two encoders, "
+            "visual and depth. Use a variant with one encoder for this checkpoint, or add the file "
+            "that holds the depth encoder, joined by a comma"
+        )
+    raise WeightsError(
+        f"{paths}: {name} without a depth head, so without depth features; variant "
+        f"{variant.name!r} needs them. Add the file that holds depth_head.*, joined by a comma"
+    )
 
 
 def refuse_other_variants(
