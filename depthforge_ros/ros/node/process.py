@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import re
@@ -12,10 +11,8 @@ import signal
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import rclpy
-import yaml
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -25,6 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from depthforge_ros.cpu_tuning import calm_idle_threads, keep_freed_memory
 from depthforge_ros.ros.node.node import DepthForgeNode
 from depthforge_ros.ros.node.parameter_descriptors import declarations
+from depthforge_ros.ros.node.parameter_files import is_for_node, parameter_files
 from depthforge_ros.ros.node.parameter_node import integer_for_double
 from depthforge_ros.transport_command import use_shipped_profile
 
@@ -95,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return not signals and rclpy.ok()
 
     try:
-        _check_files(arguments)
+        files = parameter_files(arguments)
         rclpy.init(
             args=None if argv is None else list(argv),
             signal_handler_options=SignalHandlerOptions.NO,
@@ -110,6 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
         return 2
     logging.getLogger("depthforge_ros").addHandler(RosLog(node))
+    name = node.get_fully_qualified_name()
+    for path, patterns in files.items():
+        if not any(is_for_node(pattern, name) for pattern in patterns):
+            node.get_logger().warning(  # rcl ignores it silently
+                f"parameter file {path} is for {', '.join(patterns)} and ignored; expected {name} "
+                "or /**"
+            )
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     with contextlib.suppress(ExternalShutdownException):
@@ -125,29 +130,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(0)
     return 0
-
-
-def _check_files(arguments: Sequence[str]) -> None:
-    """Raise OSError or ValueError for a parameter file that rcl refuses with several lines."""
-    for option, path in itertools.pairwise(arguments):
-        if option != "--params-file":
-            continue
-        if not Path(path).is_file():
-            raise OSError(f"parameter file {path} does not exist")
-        try:
-            nodes = yaml.safe_load(Path(path).read_text("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"parameter file {path} is no YAML: {error}") from error
-        if not isinstance(nodes, dict) or not _has_parameters(nodes):
-            raise ValueError(f"parameter file {path}: expected NODE: ros__parameters: NAME: VALUE")
-
-
-def _has_parameters(nodes: dict) -> bool:
-    """Return whether each node, at any depth of namespaces, has a table of parameters."""
-    return all(
-        isinstance(value, dict) and (name == "ros__parameters" or _has_parameters(value))
-        for name, value in nodes.items()
-    )
 
 
 def _one_line(error: Exception) -> str:
