@@ -30,7 +30,7 @@ from depthforge_ros.engine.engine import (
     fast_precisions,
 )
 from depthforge_ros.engine.load import UNTRAINED, checkpoint_files, load_network, pick_device
-from depthforge_ros.engine.memory_fallback import is_out_of_memory
+from depthforge_ros.engine.memory_fallback import is_device_lost, is_out_of_memory
 from depthforge_ros.engine.self_check import Recorded, Recorder, Verdict, check, worst
 from depthforge_ros.network.depthforge import DepthForge
 from depthforge_ros.network.weights import WeightsError
@@ -208,6 +208,13 @@ class Candidates:
         return CompiledEngine(
             backend, precision, programs, self.variant, self.device, self.reference, self._journal
         )
+
+    def failure(self, error: Exception) -> str:
+        """Return why a candidate failed. Raise the error itself if the device is lost."""
+        if is_device_lost(error, self.device):
+            raise error
+        kind = "" if isinstance(error, BuildError) else f"{type(error).__name__}: "
+        return f"{kind}{error}"
 
     def check(self, engine: EagerEngine | CompiledEngine) -> Verdict:
         """Compare an engine with the reference at every shape that it was made for.

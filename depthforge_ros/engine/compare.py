@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from depthforge_ros.engine.backends import BACKENDS
-from depthforge_ros.engine.build_subprocess import BuildError
 from depthforge_ros.engine.cache import driver_major
 from depthforge_ros.engine.candidate import Candidates, Request
 from depthforge_ros.engine.engine import AUTO, EAGER, CancelledError, Engine, Journal, Shape
-from depthforge_ros.engine.memory_fallback import is_device_lost
 from depthforge_ros.engine.self_check import Verdict, check_images
 
 WARM_UPS = 3
@@ -65,10 +63,7 @@ def trials(request: Request, journal: Journal, keep_going: Callable[[], bool]) -
         except CancelledError:
             raise
         except Exception as error:  # whatever a compiler, a loader or a driver may raise
-            if is_device_lost(error, candidates.device):
-                raise
-            kind = "" if isinstance(error, BuildError) else f"{type(error).__name__}: "
-            yield Trial(name, reason=f"{kind}{error}")
+            yield Trial(name, reason=candidates.failure(error))
     yield Trial(REFERENCE, candidates.reference(), 0.0, Verdict())
 
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 import torch
 
 from depthforge_ros.cpu_tuning import return_freed_memory
-from depthforge_ros.engine.build_subprocess import BuildError, build_in_subprocess
+from depthforge_ros.engine.build_subprocess import build_in_subprocess
 from depthforge_ros.engine.candidate import Candidates, Request, preferred_backends
 from depthforge_ros.engine.compiler import Build, CompiledEngine
 from depthforge_ros.engine.eager import EagerEngine
 from depthforge_ros.engine.engine import AUTO, EAGER, CancelledError, Journal, Shape
 from depthforge_ros.engine.fake import FakeEngine
 from depthforge_ros.engine.load import INSTANT
-from depthforge_ros.engine.memory_fallback import FallbackEngine, is_device_lost
+from depthforge_ros.engine.memory_fallback import FallbackEngine
 from depthforge_ros.variant import load_variant
 
 MAX_BACKGROUND_SHAPES = 4
@@ -213,10 +213,7 @@ def _checked(
     except CancelledError:
         raise
     except Exception as error:  # whatever a compiler, a loader or a driver may raise
-        if is_device_lost(error, candidates.device):
-            raise
-        kind = "" if isinstance(error, BuildError) else f"{type(error).__name__}: "
-        journal.refuse(name, f"{kind}{error}")
+        journal.refuse(name, candidates.failure(error))
         return None
     if verdict.faults:
         journal.refuse(name, f"self-check: {verdict}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from depthforge_ros import dataclass_yaml
+from depthforge_ros.file_sync import sync
 from depthforge_ros.learning.config import TrainConfig
 from depthforge_ros.variant import Variant, variant_differences, variant_from_mapping
 
@@ -51,18 +52,9 @@ def save_state(folder: Path, content: Mapping[str, Any]) -> None:
         except RuntimeError as error:  # torch's zip writer hides the disk's error
             raise OSError(f"{path} could not be written: {error}") from error
         partial.replace(path)
-        sync_folder(folder)
+        sync(folder)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the folder, so that renames in it survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_state(folder: Path, config: TrainConfig, variant: Variant) -> dict[str, Any] | None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from depthforge_ros import dataclass_yaml
 from depthforge_ros.learning.config import SPLITS, DatasetKind, DatasetSettings, Origin
+from depthforge_ros.network_arguments import add_inference, add_network
 from depthforge_ros.resources import code_version, sha256_of
-from depthforge_ros.variant import variant_names
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     kinds = ", ".join(kind.value for kind in DatasetKind)
     more = argparse.SUPPRESS  # their values are kept with the data set
-    parser.add_argument(
-        "--variant", default="nano", help=f"{', '.join(variant_names())}, or the path of a .yaml"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        default="",
-        help="weights: files joined by commas, or `untrained`; empty: the variant's own",
-    )
+    add_network(parser)
     parser.add_argument(
         "--data",
         action=_OfDataset,
@@ -115,12 +108,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder to write")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
-    parser.add_argument(
-        "--mode",
-        choices=("whole", "slide"),
-        help="the frame at once (protocol frame), or overlapping windows of the training crop",
-    )
-    parser.add_argument("--short-side", type=int, metavar="PX", help="size of inference")
+    add_inference(parser, mode=None)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,10 +20,10 @@ ORDER = (
     ("frame",),
     (
         *("dataclass_yaml", "resources", "cpu_tuning", "file_lock", "image_size", "interrupt"),
-        "pixel_rays",
+        *("file_sync", "pixel_rays"),
     ),
     ("variant",),
-    ("ground", "occupancy", "condition", "legend", "transport_command"),
+    ("ground", "occupancy", "condition", "legend", "network_arguments", "transport_command"),
     ("network",),
     ("engine", "street"),
     ("pipeline",),
@@ -60,7 +60,7 @@ WITHOUT_TORCH = {
     "cli",
 }
 WITHOUT_TORCH |= {"transport_command", "occupancy", "condition", "legend"}
-WITHOUT_TORCH |= {"cpu_tuning", "file_lock"}
+WITHOUT_TORCH |= {"cpu_tuning", "file_lock", "file_sync", "network_arguments"}
 ROS_PACKAGES = {
     "ament_index_python",
     "builtin_interfaces",

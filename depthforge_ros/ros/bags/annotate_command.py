@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from depthforge_ros.image_size import parse_size
+from depthforge_ros.network_arguments import add_inference, add_network
 from depthforge_ros.resources import sha256_of
 from depthforge_ros.ros.bags.annotation import MIB, Summary, annotate_bag
 from depthforge_ros.ros.bags.batch import (
@@ -30,7 +31,6 @@ from depthforge_ros.ros.bags.batch import (
 from depthforge_ros.ros.bags.resumable_writer import STORAGES
 from depthforge_ros.ros.bags.topic import name_fault
 from depthforge_ros.ros.metric import DepthLimits
-from depthforge_ros.variant import variant_names
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,14 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="YAML of ROS camera_calibration that takes the place of CameraInfo messages",
     )
     parser.add_argument("--namespace", default="/depthforge", help="namespace of the new topics")
-    parser.add_argument(
-        "--variant", default="nano", help=f"{', '.join(variant_names())}, or the path of a .yaml"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        default="",
-        help="weights: files joined by commas, `untrained` or `instant`; empty: the variant's",
-    )
+    add_network(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, or GPU, NPU of OpenVINO")
     parser.add_argument("--backend", default="auto", help="as the node's parameter backend")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
@@ -89,13 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help="sizes of the images, joined by commas, that compiled backends are built for",
     )
-    parser.add_argument(
-        "--mode",
-        choices=("whole", "slide"),
-        default="whole",
-        help="the frame at once, or overlapping windows of the training crop",
-    )
-    parser.add_argument("--short-side", type=int, metavar="PX", help="size of inference")
+    add_inference(parser, mode="whole")
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.0, help="below it a pixel is unlabelled"
     )

@@ -30,6 +30,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin
 
 from depthforge_ros.file_lock import try_lock
+from depthforge_ros.file_sync import sync
 from depthforge_ros.ros.bags.topic import BagError, Topic
 
 if TYPE_CHECKING:
@@ -143,11 +144,11 @@ class SegmentedBag:
             _abandon(writer)
             raise
         for path in writer.path.iterdir():
-            _sync(path)
-        _sync(writer.path)
+            sync(path)
+        sync(writer.path)
         finished = self.partial / writer.path.name
         writer.path.rename(finished)
-        _sync(self.partial)
+        sync(self.partial)
         self._finished.append(finished)
 
     def finish(self, losses: Sequence[str] = ()) -> None:
@@ -173,12 +174,12 @@ class SegmentedBag:
             information["ros_distro"] = self._source.ros_distro
         merged = {"rosbag2_bagfile_information": information}
         metadata.write_text(yaml.safe_dump(merged, sort_keys=False), "utf-8")
-        _sync(metadata)
-        _sync(bag)
+        sync(metadata)
+        sync(bag)
         if self.target.exists():
             raise BagError(f"{self.target} has appeared meanwhile; it is not overwritten")
         bag.rename(self.target)
-        _sync(self.target.parent)
+        sync(self.target.parent)
         self._remove_partial()
 
     def _kept_custom_data(self) -> dict[str, str]:
@@ -248,7 +249,7 @@ class SegmentedBag:
             raise BagError(f"{self.partial} holds {', '.join(unknown)} but no job; remove it")
         else:
             fresh.write_text(json.dumps(self._job, indent=1), "utf-8")
-            _sync(fresh)
+            sync(fresh)
             fresh.rename(job_file)
         shutil.rmtree(self.partial / "writing", ignore_errors=True)
         while (part := self._part(len(self._finished))).is_dir():
@@ -343,12 +344,3 @@ def merged_metadata(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _abandon(writer: BagWriter) -> None:
     with suppress(Exception):  # the error that led here is the one to report
         writer.abort()
-
-
-def _sync(path: Path) -> None:
-    """Have the file or folder on disk before anything that relies on it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
