@@ -223,6 +223,17 @@ def test_times_of_the_statistics_may_be_zero(tmp_path: Path) -> None:
     assert (bag.start_ns, bag.duration_ns) == (START_NS, 7)
 
 
+def test_messages_that_were_cut_out_are_missed(tmp_path: Path) -> None:
+    """Whole records are gone from the middle, so that nothing but the count tells of it."""
+    file = mcap(tmp_path / "bag.mcap", TEXTS, use_chunking=False)
+    content = file.read_bytes()
+    start, end = (content.index(TEXTS[number].raw) for number in (3, 5))
+    file.write_bytes(content[:start] + content[end:])
+    messages, bag = read(file)
+    assert len(messages) == 6
+    assert bag.losses() == ["/text: 6 of 8 messages read"]
+
+
 def test_texts_that_are_not_utf_8_cost_nothing(tmp_path: Path) -> None:
     for options in ({}, {"use_chunking": False}):
         metadata = {"owner": "QQQQ", "offered_qos_profiles": ""}

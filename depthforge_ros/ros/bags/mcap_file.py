@@ -19,7 +19,7 @@ import yaml
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.reader import SeekingReader
-from mcap.records import Attachment, Channel, Chunk, Metadata, Schema
+from mcap.records import Attachment, Channel, Chunk, Metadata, Schema, Statistics
 from mcap.stream_reader import get_chunk_data_stream
 
 from depthforge_ros.ros.bags.topic import BagError, Topic, merged, recorded_topic
@@ -210,7 +210,7 @@ class McapFile:
         run: list[tuple[int, int, int]] = []
         times: list[int] = []
         broken_at = None
-        while not ended and offset + _RECORD.size <= self._size:
+        while offset + _RECORD.size <= self._size:
             self._file.seek(offset)
             opcode, length = _RECORD.unpack(self._file.read(_RECORD.size))
             end = offset + _RECORD.size + length
@@ -219,7 +219,7 @@ class McapFile:
                 broken_at = offset
             if opcode == 0 or not (complete or opcode == Opcode.CHUNK):
                 break
-            ended = opcode == Opcode.DATA_END
+            ended = ended or opcode == Opcode.DATA_END
             if run and (opcode != Opcode.MESSAGE or offset - run[0][0] > RUN_BYTES):
                 times += self._add_run(run, offset)
                 run = []
@@ -229,12 +229,15 @@ class McapFile:
                     run.append((offset, channel, log_ns))
                 elif opcode == Opcode.CHUNK:
                     times += self._add_chunk(offset, min(end, self._size) - offset, complete)
-                elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+                elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL) and not ended:
                     self._define(opcode, self._file.read(length))
                 elif opcode == Opcode.ATTACHMENT:
                     self._attachments.append(offset)
                 elif opcode == Opcode.METADATA:
                     self._metadata.append(offset)
+                elif opcode == Opcode.STATISTICS:  # what was cut out leaves no other trace
+                    stored = Statistics.read(_Stream(self._file.read(length)))
+                    self._counts |= Counter(stored.channel_message_counts)
             except Exception:  # whatever broken bytes lead a parser to
                 broken_at = offset
                 break
