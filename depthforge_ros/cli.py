@@ -69,7 +69,7 @@ VERBS = {
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default if it says something: not for flags, nor for empty values."""
+    """Shows defaults, except those of flags and empty ones."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, ""):

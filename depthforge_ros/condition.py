@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The condition of a camera's frame: what the image is like, and how wrong its mask will be.
+"""The condition of a camera's frame: measures of the image, and the expected error of its mask.
 
-A few rows of the image are enough. The share of wrong pixels follows from the network's own doubt;
-the line was fitted to the shipped network, docs/topics.md says on what and how well it holds.
+A few rows of the image are enough. The expected share of wrong pixels is linear in the network's
+mean uncertainty; the line was fitted to the shipped network, see docs/topics.md for data and error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 SAMPLED_ROWS = 64
-"""Rows of the image that are looked at, evenly spread."""
+"""Rows of the image that are read, evenly spread."""
 
 SATURATED = 250
 """A byte from which on a pixel counts as saturated."""
@@ -26,7 +26,7 @@ WRONG_AT_NO_DOUBT, WRONG_PER_DOUBT = -0.019, 0.993
 
 @dataclass(frozen=True)
 class Condition:
-    """What one frame is like; everything from 0 to 1, where 1 is the largest byte.
+    """Measures of one frame, each from 0 to 1, where 1 is the largest byte.
 
     brightness: mean. contrast: from the 5th to the 95th percentile of brightness. saturated: share
     of pixels. noise: estimated standard deviation. sharpness: 99th percentile of the step from one
@@ -42,7 +42,7 @@ class Condition:
 
     @property
     def image_degradation(self) -> float:
-        """How little the image can show, 0..1; the network is not asked."""
+        """Degradation by the image alone, 0..1: dark, flat, blurred, noisy or saturated."""
         lacks = (
             1 - self.brightness / 0.3,
             1 - self.contrast / 0.5,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the ground was seen to be drivable, and where something stands on it: a grid around a
-vehicle, from one frame's classes and metres. Read `OccupancyMapper.__call__`.
+"""Occupancy grid around a vehicle, from one frame's classes and metric depth: drivable ground is
+free, obstacles are occupied. Read `OccupancyMapper.__call__`.
 
-Base frame: x forward, y left, z up, level, its origin on the ground. Cells that nobody saw are
-unknown, never free; what was not seen is for the planner to judge.
+Base frame: x forward, y left, z up, level, its origin on the ground. Cells without an observation
+are unknown, never free.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ MAX_CELLS = 2000
 """Most cells along one side of the grid."""
 
 SLOPE = 0.03
-"""The ground may leave the base frame's plane by this share of the distance as well."""
+"""Allowed deviation of the ground from the base frame's plane, as a share of the distance, in
+addition to `ground_tolerance_m`."""
 
 GAP_SHARE = 0.1
 """Ground between two neighbouring rows of the image counts as seen up to this share of the
-distance. What hides in such a gap is at most a dip of a tenth of the camera's height."""
+distance. Such a gap can hide a dip of at most a tenth of the camera's height."""
 
 _OTHER, _GROUND, _OBSTACLE = 0, 1, 2
 
@@ -103,9 +104,9 @@ class CameraPose:
 class GridSettings:
     """The grid: a square with the base frame's origin in its middle.
 
-    cell_m: side of a cell. range_m: half the side of the grid. obstacle_height_m: what is higher
-    above the ground does not stand in the way. ground_tolerance_m: how far drivable pixels may lie
-    above or below the plane of the base frame, beside SLOPE.
+    cell_m: side of a cell. range_m: half the side of the grid. obstacle_height_m: pixels
+    higher above the ground are ignored. ground_tolerance_m: how far drivable pixels may lie above
+    or below the plane of the base frame, in addition to SLOPE.
     """
 
     cell_m: float = 0.2
@@ -136,9 +137,9 @@ class GridSettings:
 
 @dataclass(frozen=True)
 class GroundClasses:
-    """Ids of the classes that a vehicle may drive on, and of those that stand in its way.
+    """Ids of the drivable classes and of the obstacle classes.
 
-    What is in neither set says nothing of its own, but keeps a cell from being free.
+    Pixels of classes in neither set mark no cell as occupied, but prevent it from being free.
     """
 
     drivable: frozenset[int]
@@ -163,7 +164,7 @@ class GroundClasses:
         return GroundClasses(ids, obstacles)
 
     def table(self) -> np.ndarray:
-        """What every possible mask value is: [256] uint8."""
+        """Return the kind (ground, obstacle, other) of each mask value: [256] uint8."""
         kinds = np.full(256, _OTHER, np.uint8)
         kinds[list(self.drivable)] = _GROUND
         kinds[list(self.obstacle)] = _OBSTACLE
@@ -182,7 +183,7 @@ def _ids(parameter: str, names: str, labels: LabelSet) -> frozenset[int]:
 
 
 class OccupancyMapper:
-    """Makes grids of one camera's frames; keeps nothing of a frame for the next one."""
+    """Makes grids of one camera's frames, each from that frame alone."""
 
     def __init__(self, pose: CameraPose, settings: GridSettings, classes: GroundClasses) -> None:
         self.pose, self.settings = pose, settings
@@ -196,13 +197,13 @@ class OccupancyMapper:
 
         FREE: drivable pixels lie in the cell, on the ground, and nothing else below the height
         limit does. OCCUPIED: a pixel of an obstacle below that limit does. UNKNOWN: all the rest.
-        camera: [3, 3] intrinsics K of the mask's size, or its rays. NaN and Inf in depth and NaN
-        in rays say nothing.
+        camera: [3, 3] intrinsics K of the mask's size, or its rays. Pixels whose depth is
+        NaN or Inf, or whose ray is NaN, are ignored.
         """
         settings, pose = self.settings, self.pose
         cells = settings.cells
         rays = self._rays_in_base(pixel_rays(camera, *labels.shape))
-        # Inf times a ray may be NaN; no comparison with NaN holds, so such pixels fall out.
+        # Inf times a ray may be NaN; comparisons with NaN are false, so such pixels are ignored.
         with np.errstate(invalid="ignore"):
             column = depth_m * rays[0] + np.float32(pose.x_m / settings.cell_m + cells / 2)
             row = depth_m * rays[1] + np.float32(pose.y_m / settings.cell_m + cells / 2)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`depthforge benchmark network`: operations and time of a network, stage by stage.
 
-Settings run in turn in one process, so that all meet the machine in the same mood; what counts is
-the ratio of neighbours. On a machine that others use too, processor time tells more than the clock.
+Settings run in turn in one process, so that other load affects all alike; compare the
+ratios of neighbouring runs. On a shared machine, processor time is more reliable than wall time.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _corner_over_a_class(
 def mixed_corners(labels: np.ndarray, size: int, max_class_share: float) -> np.ndarray:
     """Corners (y, x), [n, 2], of the crops of labels [H, W] that no class fills beyond the share.
 
-    Every 16th position is looked at, and the last ones; counts come from summed-area tables.
+    Every 16th position is tested, and the last ones; counts come from summed-area tables.
     """
     starts = [np.unique([*range(0, side - size, CROP_STEP), side - size]) for side in labels.shape]
 
@@ -269,7 +269,7 @@ def photometric(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def adverse(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What night and weather do to a sensor, in random strength. [H, W, 3] uint8 to the same."""
+    """Simulate sensor effects of night and weather, of random strength: [H, W, 3] uint8."""
     height, width = rgb.shape[:2]
     image = (rgb.astype(np.float32) / 255) ** 2.2  # linear light
     if rng.random() < 0.5:  # haze or falling snow lifts the dark and flattens the rest

@@ -27,7 +27,7 @@ class EvaluationData:
 
 
 class _OfDataset(argparse.Action):
-    """--data begins a data set; --split, --only and --frames say more about the one before."""
+    """--data adds a data set; --split, --only, --frames and so on apply to the last one."""
 
     def __call__(
         self,
@@ -41,7 +41,7 @@ class _OfDataset(argparse.Action):
             kind, _, root = values.partition(":")
             sets.append({"kind": kind} | ({"root": root} if root else {}))
         elif not sets:
-            parser.error(f"{option_string} says something about the --data before it")
+            parser.error(f"{option_string} applies to a --data before it; expected --data first")
         else:
             value = tuple(values.split(",")) if self.dest == "only" else values
             sets[-1] = sets[-1] | {self.dest: value}

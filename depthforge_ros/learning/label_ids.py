@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label ids of the public data sets in Cityscapes' 19 trainIds, and what CamVid can tell apart."""
+"""Label ids of the public data sets in Cityscapes' 19 trainIds, and CamVid's coarser classes."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ CAMVID = label_table(
 
 @dataclass(frozen=True)
 class ClassMerge:
-    """Coarser classes to score in, where a data set cannot tell all trainIds apart.
+    """Coarser classes to score in, for a data set that does not distinguish all trainIds.
 
     names: of the coarser classes. table: [256] uint8 from trainId to coarser id, 255 unlabelled;
     truth and prediction both go through it.

@@ -102,7 +102,7 @@ def mask_losses(
 
 @dataclass(frozen=True)
 class Targets:
-    """What is in the images. labels: [B, H, W] uint8 trainId, on the outputs' device. present: the
+    """Targets of a batch. labels: [B, H, W] uint8 trainId, on the outputs' device. present: the
     classes of each image, B arrays [T] on the host.
     """
 

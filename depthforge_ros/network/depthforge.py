@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DepthForge (arXiv 2504.12753), whole. Read this file first; each part has a file of its own.
 
-Two frozen vision transformers read the same image: one knows what things look like, one knows
-how far they are. After every block, depth-aware tokens correct the visual features. A refinement
+Two frozen vision transformers read the same image: one gives visual features, one gives depth
+features. After every block, depth-aware tokens correct the visual features. A refinement
 decoder and a Mask2Former head turn them into masks; Depth Anything V2's own head turns the depth
 features, already computed, into depth.
 
@@ -48,7 +48,7 @@ class Features:
     """What the two encoders and the tokens hand to the heads.
 
     levels: four maps [B, C, h, w] at 1/4, 1/8, 1/16 and 1/32 of the image. depth_tokens: [B, N, C]
-    each, normalised, for the depth head; empty where depth was not asked for.
+    each, normalised, for the depth head; empty if depth is not requested.
     """
 
     levels: list[Tensor]
@@ -113,7 +113,7 @@ class DepthForge(nn.Module):
     def forward(self, images: Tensor, depth: bool = True) -> tuple[Tensor, Tensor | None]:
         """Images [B, 3, H, W] RGB 0..255, H and W multiples of 32.
 
-        Returns scores [B, K, H, W] and, where asked for, depth [B, H, W] in the variant's unit.
+        Returns scores [B, K, H, W] and, if requested, depth [B, H, W] in the variant's unit.
         """
         features = self.encode(images, depth)
         outputs = self.decode(features.levels)

@@ -23,7 +23,7 @@ class ImagesOnly(nn.Module):
         self.depth = depth
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images [B, 3, H, W] -> scores [B, K, H, W] and, where asked for, depth [B, H, W]."""
+        """Images [B, 3, H, W] -> scores [B, K, H, W] and, if requested, depth [B, H, W]."""
         scores, depth_map = self.network(images, depth=self.depth)
         return (scores,) if depth_map is None else (scores, depth_map)
 

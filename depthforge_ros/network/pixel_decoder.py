@@ -18,7 +18,7 @@ ATTENDED_LEVELS = 3
 
 
 class ConvNorm(nn.Module):
-    """Convolution and GroupNorm; a ReLU where asked for."""
+    """Convolution and GroupNorm; a ReLU if requested."""
 
     def __init__(
         self, inputs: int, size: DecoderSize, kernel: int, *, bias: bool, relu: bool = False

@@ -17,7 +17,7 @@ X0_M = -30.0  # the street begins behind the camera
 
 @dataclass
 class Layout:
-    """What is collected while a street is laid out."""
+    """Meshes and metadata collected while a street is laid out."""
 
     meshes: list[Mesh] = field(default_factory=list)
     blocks: list[tuple[float, ...]] = field(default_factory=list)

@@ -21,7 +21,7 @@ FIRST_PRIM = 8  # primitive ids below this are sky and ground, see `ground.py`
 
 @dataclass(frozen=True)
 class GBuffer:
-    """What is seen at each pixel: inverse z-depth (0 = sky), primitive id, roundness coordinate.
+    """Visible surface of each pixel: inverse z-depth (0 = sky), primitive id, roundness coordinate.
 
     `side` is -1..1 across a capsule (signed towards image right, or up for foliage).
     """
@@ -32,7 +32,7 @@ class GBuffer:
 
     @staticmethod
     def empty(height: int, width: int) -> GBuffer:
-        """A buffer that sees only sky."""
+        """A buffer of sky only."""
         shape = (height, width)
         return GBuffer(
             np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)

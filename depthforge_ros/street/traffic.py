@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves: the ego vehicle, other vehicles, riders and pedestrians, as functions of time."""
+"""Moving actors: the ego vehicle, other vehicles, riders and pedestrians, as functions of time."""
 
 from __future__ import annotations
 

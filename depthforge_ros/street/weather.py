@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies on surfaces, hangs in the air and happens in the sensor."""
+"""Snow and water on surfaces, fog and particles in the air, and the sensor model."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def _splat(
 def add_drops(image: list[np.ndarray], light: Lighting, seed: int, index: int) -> None:
     """Drops on the windscreen: each shows the scene upside down and smaller, in place.
 
-    They stay where they are for a second's worth of frames or so, then the wiper takes them.
+    They stay in place for about a second of frames, until the wiper passes.
     """
     height, width = image[0].shape
     rng = np.random.default_rng((seed, 91, index // 12))

@@ -344,7 +344,9 @@ def test_bad_input_is_refused_with_what_was_wanted(arguments: str, message: str,
 def test_an_option_of_a_data_set_needs_one_before_it(capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--frames", "3", "--data", "street_held_out"])
-    assert "--frames says something about the --data before it" in capsys.readouterr().err
+    assert (
+        "--frames applies to a --data before it; expected --data first" in capsys.readouterr().err
+    )
 
 
 def test_a_limit_takes_images_evenly_and_streets_whole(tmp_path: Path):

@@ -65,6 +65,7 @@ OTHER_VALUES: dict[str, Any] = {
     "max_frame_age_s": 0.0,
     "drop_stale": False,
     "degradation_warn": 0.5,
+    "depth_scale_warn": 0.5,
     "degradation_error": 0.6,
     "autostart": False,
 }

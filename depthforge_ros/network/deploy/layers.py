@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layers a deployed network is made of: weights without gradients, each in a type of its own.
 
-Matrix products may run in half precision; norms, residuals and whatever decides where to look stay
-in the type the network came in, here called the wide type.
+Matrix products may run in half precision; norms, residuals and sampling positions
+stay in the type the network came in, here called the wide type.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from depthforge_ros.network.pixel_decoder import ATTENDED_LEVELS, sine_positions
 class DeployedDecoderLayer(nn.Module):
     """Masked cross-attention, self-attention, feed-forward; positions are in the biases.
 
-    position: [Q, D], the queries' own. embed: [D], what marks the level that is looked at.
+    position: [Q, D], the queries' own. embed: [D], the embedding of the attended level.
     """
 
     def __init__(self, source: DecoderLayer, position: Tensor, embed: Tensor) -> None:

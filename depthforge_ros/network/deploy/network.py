@@ -116,7 +116,7 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor, depth: bool = True) -> tuple[Tensor, Tensor | None]:
         """Images [B, 3, H, W] RGB 0..255 of the network's size.
 
-        Returns scores [B, K, H, W] and, where asked for, depth [B, H, W] in the variant's unit.
+        Returns scores [B, K, H, W] and, if requested, depth [B, H, W] in the variant's unit.
         """
         folded = self.folded
         patches, finer, depth_tokens = self.encode(images, depth)

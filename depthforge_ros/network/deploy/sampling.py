@@ -2,8 +2,8 @@
 """Ways to sample features at places between pixels; they agree, runtimes differ.
 
 All take value [B, N, heads, D], N counting the positions of all levels of `shapes` (h, w);
-centres [N, 2] of the looking positions, (x, y) in 0..1; offsets [B, N, heads, levels, points, 2]
-from there in pixels of the level looked at; weights [B, N, heads, levels, points]; extents
+centres [N, 2] of the queries' positions, (x, y) in 0..1; offsets [B, N, heads, levels, points, 2]
+from there in pixels of the sampled level; weights [B, N, heads, levels, points]; extents
 [levels, 2], the (w, h) of `shapes` on the device. All return
 Σ weight·value [B, N, heads·D], bilinear, 0 outside.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class Sampling(Enum):
-    """How deformable attention looks up its samples."""
+    """How deformable attention reads its samples."""
 
     GRID = "grid_sample"
     """PyTorch's own operator. Some releases of TensorRT compute it wrongly."""

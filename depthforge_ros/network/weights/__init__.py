@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and writes weights, our files and the authors', strictly and without unpickling code.
 
-files.py opens and writes files, names.py knows what the authors call our parameters, load.py
+files.py opens and writes files, names.py maps our parameter names to the authors', load.py
 fills a network.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of weights: safetensors of ours, or `.pth` that `torch.load(weights_only=True)` accepts.
 
-Opening a file reads names and shapes; a tensor is read when it is asked for, so that two copies
+Opening a file reads names and shapes; a tensor is read when it is requested, so that two copies
 of a large network never meet in memory.
 """
 
@@ -137,7 +137,9 @@ def save_weights(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.touch()
-        mode = partial.stat().st_mode & 0o777  # safetensors lets nobody else read its files
+        mode = (
+            partial.stat().st_mode & 0o777
+        )  # safetensors makes files readable by their owner only
         save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata)
         partial.chmod(mode)
         with partial.open("rb") as file:

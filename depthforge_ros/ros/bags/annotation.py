@@ -320,8 +320,10 @@ class _Annotator:
 
 
 def fingerprint(source: Path) -> str:
-    """Return what tells a bag from another wherever it lies: names, sizes, heads and tails of its
-    files. Hashing everything would take as long as reading the bag. Empty for a device.
+    """Return a fingerprint of a bag that does not depend on its path.
+
+    It covers names, sizes, heads and tails of its files. Hashing everything would take as long as
+    reading the bag. Empty for a device.
     """
     digest = hashlib.sha256()
     for path in sorted(source.iterdir()) if source.is_dir() else [source]:

@@ -82,6 +82,6 @@ def configured_pose(values: Parameters, camera: str) -> CameraPose | None:
 
 
 def pose_source(values: Parameters, camera: str, tf: PoseSource | None) -> PoseSource | None:
-    """Return where a camera's pose comes from; None: nobody knows it. Parameters override tf."""
+    """Return the source of a camera's pose, parameters before tf; None if there is neither."""
     pose = configured_pose(values, camera)
     return tf if pose is None else lambda _: pose

@@ -49,7 +49,7 @@ COMPLETE_SET = ("semantic", "confidence", "points")
 
 
 class Stream:
-    """One camera of a configured network: its publishers and what is known of the camera.
+    """One camera of a configured network: its publishers, calibration and pose.
 
     topics: of its inputs. values: returns the current parameters; a frame is handled by those of
     its arrival. submit: takes an image for inference and returns whether it replaced a waiting one.

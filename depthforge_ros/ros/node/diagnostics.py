@@ -64,13 +64,14 @@ MEANINGLESS = ("untrained", "instant")
 """Checkpoints (engine.UNTRAINED, engine.INSTANT) whose masks no planner may use."""
 
 FUTURE_S = 0.1
-"""A stamp may be so far ahead of the node's clock: computers differ, and /clock comes in steps."""
+"""Tolerated seconds of a stamp ahead of the node's clock: clocks of computers differ, and /clock
+advances in steps."""
 
 
 @dataclass(frozen=True)
 class Source:
     """The topic of a camera's images. publishers: how many it has. label_info_listeners: how many
-    subscribe to a ~/label_info that there is not.
+    subscribe to ~/label_info while it is not published.
     """
 
     topic: str = ""
@@ -99,7 +100,7 @@ class NodeStatus:
 def status(
     name: str, situation: NodeStatus, health: Health, limits: Parameters
 ) -> DiagnosticStatus:
-    """Return the status of one camera or of all: the worst level, the worst cause first."""
+    """Return the status of one camera or of all: the worst level, causes sorted by severity."""
     found = sorted(_findings(situation, health, limits), key=lambda f: f[0], reverse=True)
     if not found:
         active = situation.state == "active"
@@ -152,7 +153,7 @@ def status(
 def _findings(
     situation: NodeStatus, health: Health, limits: Parameters
 ) -> Iterator[tuple[bytes, str]]:
-    """Yield level and cause of everything that is not as it should be."""
+    """Yield level and text of each fault."""
     warn, error = DiagnosticStatus.WARN, DiagnosticStatus.ERROR
     if situation.failure:
         yield error, situation.failure
@@ -160,7 +161,7 @@ def _findings(
     if health.work_s is not None and health.work_s > min(
         limits.stall_after_s, limits.max_inference_s
     ):
-        # In every state: it keeps the worker from whatever comes after the next activate, too.
+        # In every state: a stalled worker also blocks the frames after the next activate.
         yield (
             error if health.work_s > limits.max_inference_s else warn,
             f"{health.stage} stalled: a frame has been worked on for {health.work_s:.1f} s "
@@ -203,7 +204,7 @@ def _findings(
 
 
 def _silence(source: Source, health: Health) -> str:
-    """Say that no image arrives, and where to look."""
+    """Return the text for a missing input: duration, and the probable cause."""
     what = "input stalled: no image" if health.input_seen else "no image yet"
     text = f"{what} on {source.topic} for {health.silence_s:.1f} s"
     if not source.publishers:
@@ -219,7 +220,7 @@ def _silence(source: Source, health: Health) -> str:
 def _of_last_frame(
     situation: NodeStatus, health: Health, limits: Parameters
 ) -> Iterator[tuple[bytes, str]]:
-    """Findings about the newest frame, which say nothing once images stay away."""
+    """Yield findings about the newest frame; they are outdated if images no longer arrive."""
     warn = DiagnosticStatus.WARN
     for output, reason in health.withheld.items():
         yield warn, f"no {output}: {reason}"

@@ -30,7 +30,7 @@ _LEVELS = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the node is at a moment. topics, publishers: by camera, of images, and of outputs."""
+    """State of the node at one moment. topics, publishers: by camera, of images, and of outputs."""
 
     status: NodeStatus
     values: Parameters

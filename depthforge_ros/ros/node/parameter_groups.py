@@ -150,7 +150,7 @@ class OutputParameters:
         ALL,
         Effect.LIVE,
         "Outputs of a frame that may be published, their names joined by commas; all: every one "
-        "that somebody listens to.",
+        "that has a listener.",
     )
     complete_sets: bool = parameter(
         False,
@@ -198,7 +198,7 @@ class GroundParameters:
         Effect.CONFIGURE,
         "Height of the camera above the ground, 0.1..10 m. ~/drivable needs it, and a relative "
         "variant gives ~/depth in metres by it and the road, beside ~/inverse_depth. 0: by "
-        "camera_poses or tf; if neither knows it, neither of them is published.",
+        "camera_poses or tf; without any of these, neither is published.",
         low=0.0,
         high=10.0,
     )
@@ -340,7 +340,7 @@ class MonitoringParameters:
         0.2,
         Effect.LIVE,
         "Expected share of wrong pixels in a mask, 0..1, from which on /diagnostics warns; 0: "
-        "never. It follows from the network's doubt.",
+        "never. Computed from the mask's mean confidence.",
         low=0.0,
         high=1.0,
     )

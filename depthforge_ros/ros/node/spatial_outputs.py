@@ -72,7 +72,7 @@ class PointCloudPacker:
         assert self._planes is not None
         x, y, z, color, rest = self._planes
         rays = pixel_rays(camera, height, width)
-        with np.errstate(invalid="ignore"):  # Inf · 0 is NaN, which is what is requested
+        with np.errstate(invalid="ignore"):  # Inf · 0 is NaN, as intended
             np.multiply(depth_m, 0, out=z)
         np.add(z, depth_m, out=z)
         np.multiply(z, rays.x, out=x)
@@ -83,7 +83,7 @@ class PointCloudPacker:
         cv2.mixChannels([rgb], [_as_bytes(color)], [2, 0, 1, 1, 0, 2])
         cv2.mixChannels([seen.labels, seen.confidence], [_as_bytes(rest)], [0, 0, 1, 1])
         points = np.frombuffer(self._message.data, np.float32).reshape(height, width, 5)
-        cv2.merge([x, y, z, color, rest], points)  # copies bits, whatever they mean
+        cv2.merge([x, y, z, color, rest], points)  # copies the bits
         self._message.header = header
         return self._message
 

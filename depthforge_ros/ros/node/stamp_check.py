@@ -48,7 +48,7 @@ class Freshness:
         """Return why an arriving image is not served, None if it is.
 
         clock_ns: the ROS clock now; 0: it has no time yet, and ages are unknown. max_age_s: 0: no
-        limit. Raises nothing, whatever the numbers.
+        limit. Raises nothing for any number.
         """
         if clock_ns < self._clock_ns:
             # The clock was set back, or a replay began anew: stamps may do the same.

@@ -234,7 +234,7 @@ class Statistics:
             self._drops[cause] += 1
             if cause not in _BY_DESIGN:
                 self._values["fault_text"] = text
-            elif cause != REPLACED:  # which the engine may never have looked at
+            elif cause != REPLACED:  # which may never have reached the engine
                 self._last_good_ns = self._clock_ns()
 
     def snapshot(self) -> Health:
