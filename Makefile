@@ -49,16 +49,16 @@ demo: images $(STAMP)
 
 # Three groups: OpenVINO and ONNX Runtime, ROS and matplotlib bring native libraries of their own, and
 # all of them in one process for minutes have crashed it. In each group pytest-xdist runs tests side by
-# side, with one thread each. Those of the last group mostly wait for other processes, so more of them
-# run at once than there are cores.
+# side, with one thread each: of the first two a file at a time, as modules share costly fixtures. Those
+# of the last mostly wait for other processes, so more of them run at once than there are cores.
 ENGINE_TESTS := test/engine test/network test/pipeline
 LEARNING_TESTS := test/core test/learning test/project test/street test/weights
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test: lint
-	$(PYTEST) -n 2 $(ENGINE_TESTS)
-	$(PYTEST) -n 2 $(LEARNING_TESTS)
-	$(PYTEST) -n 4 $(addprefix --ignore=,$(ENGINE_TESTS) $(LEARNING_TESTS))
+	$(PYTEST) -n 2 --dist loadfile $(ENGINE_TESTS)
+	$(PYTEST) -n 2 --dist loadfile $(LEARNING_TESTS)
+	$(PYTEST) -n 4 --dist worksteal $(addprefix --ignore=,$(ENGINE_TESTS) $(LEARNING_TESTS))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
