@@ -68,7 +68,7 @@ def test_small_images_are_padded_with_the_mean_after_the_photometric_step() -> N
         assert (sample.labels[:256, :256] != 255).all()
 
 
-@pytest.mark.parametrize(("name", "steps"), zip(SMALL, (40000, 50000), strict=True))
+@pytest.mark.parametrize(("name", "steps"), [*zip(SMALL, (40000, 50000), strict=True)])
 def test_the_rate_is_one_cycle_from_a_tenth_to_a_hundredth(name: str, steps: int) -> None:
     settings = config(name)
     assert (settings.variant, settings.steps, settings.lr) == ("dinov2_l", steps, 1e-4)
