@@ -46,6 +46,31 @@ def test_every_spelling_of_a_node_s_name_is_understood(
     assert [i for i, pattern in enumerate(patterns) if is_for_node(pattern, node)] == numbers
 
 
+def test_the_tags_that_launch_ros_writes_before_lists_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    parameters = {"cameras": ("front", "left")}
+    path.write_text(yaml.dump({"/**": {"ros__parameters": parameters}}))
+    assert "!!python/tuple" in path.read_text()
+    assert parameter_files(["--params-file", str(path)]) == {str(path): ["/**"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("/**: {ros__parameters: {a: 1}", "is no YAML"),
+        ("- a\n- b\n", "expected NODE: ros__parameters: NAME: VALUE"),
+    ],
+)
+def test_a_file_without_parameters_is_refused_by_name(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=fault) as error:
+        parameter_files(["--params-file", str(path)])
+    assert str(path) in str(error.value)
+
+
 def test_a_file_for_another_node_is_named_when_the_node_starts(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "depthforge_ros.ros.node", "--ros-args", "-r", "__ns:=/front"]
     command += ["-p", "autostart:=false"]

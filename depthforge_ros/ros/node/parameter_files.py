@@ -11,6 +11,24 @@ from pathlib import Path
 import yaml
 
 
+class _AnyTag(yaml.SafeLoader):
+    """Reads values by their form, whatever their tag: rcl ignores tags, and launch_ros writes
+    `!!python/tuple` before lists.
+    """
+
+
+def _untagged(loader: _AnyTag, suffix: str, node: yaml.Node) -> object:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.ScalarNode)
+    return loader.construct_scalar(node)
+
+
+_AnyTag.add_multi_constructor("", _untagged)
+
+
 def parameter_files(arguments: Sequence[str]) -> dict[str, list[str]]:
     """Return the nodes, or patterns of nodes, that each file of a command line names.
 
@@ -23,7 +41,7 @@ def parameter_files(arguments: Sequence[str]) -> dict[str, list[str]]:
         if not Path(path).is_file():
             raise OSError(f"parameter file {path} does not exist")
         try:
-            nodes = yaml.safe_load(Path(path).read_text("utf-8"))
+            nodes = yaml.load(Path(path).read_text("utf-8"), _AnyTag)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"parameter file {path} is no YAML: {error}") from error
         if not isinstance(nodes, dict) or not _has_parameters(nodes):
