@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from captures import Replayed
 from looking_glass import TINY, LookingGlass, metric_variant, picture
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -35,17 +36,6 @@ from depthforge_ros.variant import load_variant
 
 CPU = torch.device("cpu")
 NANO = load_variant("nano")
-
-
-class Replayed:
-    """Stands in for a CUDA graph: a replay runs the program again on its own buffer."""
-
-    def __init__(self, program, images):
-        self.program = program
-        self.images = images.clone()
-
-    def replay(self):
-        return self.program(self.images)
 
 
 class Glass(LookingGlass):
