@@ -23,6 +23,7 @@ from depthforge_ros.learning.label_ids import (
     TRAIN,
     TRUCK,
 )
+from depthforge_ros.learning.relight.relight import DAYLIGHT
 from depthforge_ros.learning.samples import Sample
 
 GROUPS = (
@@ -31,7 +32,6 @@ GROUPS = (
 )  # fmt: skip
 """Classes that are pasted together: a rider comes with what carries it."""
 CHANCES = (0.5, 0.5, 0.5, 0.3, 0.8, 0.8, 0.8, 0.7)
-DAYLIGHT = ("clear", "dusk")
 FARTHEST_M = 60.0
 """Beyond this the pasted pixels would be a few, with the other image's background at their rim."""
 MAX_GAIN = 2.0

@@ -72,18 +72,17 @@ def make_ego(seed: int, road: Road) -> Ego:
 def make_movers(seed: int, road: Road, x_end: float, heavy: bool = False) -> list[Mover]:
     """Every actor of the street; vehicles first. heavy: most of them are lorries, buses, trams."""
     movers: list[Mover] = []
-    _vehicles(stream(seed, 4), road, x_end, movers, HEAVY if heavy else USUAL)
+    _vehicles(stream(seed, 4), road, x_end, movers, heavy)
     _riders(stream(seed, 5), road, x_end, movers)
     for side in (0, 1):
         _pedestrians(stream(seed, 6 + side), road, side, x_end, movers)
     return movers
 
 
-def _vehicle(rng: np.random.Generator, shares: tuple[float, float, float]) -> tuple[Mesh, float]:
-    """A vehicle and its length. shares: cumulative, of trucks, buses and trams; others are cars."""
+def _vehicle(rng: np.random.Generator, heavy: bool) -> tuple[Mesh, float]:
+    """A vehicle and its length; what is no truck, bus or tram is a car."""
     seed, pick = float(rng.uniform(0, 97)), rng.random()
-    trucks, buses, trams = shares
-    heavy = shares is HEAVY
+    trucks, buses, trams = HEAVY if heavy else USUAL
     if pick < trucks:
         return articulated_lorry(rng, seed) if heavy and rng.random() < 0.5 else truck(rng, seed)
     if pick < buses:
@@ -98,7 +97,7 @@ def _vehicles(
     road: Road,
     x_end: float,
     out: list[Mover],
-    shares: tuple[float, float, float],
+    heavy: bool,
 ) -> None:
     for direction in (1, -1):
         for lane in range(road.lanes):
@@ -110,7 +109,7 @@ def _vehicles(
             phase = rng.uniform(0, 6.28)
             while s < limit:
                 lot = np.random.default_rng(rng.integers(2**63))
-                mesh, length = _vehicle(lot, shares)
+                mesh, length = _vehicle(lot, heavy)
                 s += length / 2
                 heading = 0.0 if direction > 0 else np.pi
                 v = road.lane_centre(lane, direction) + lot.normal(0, 0.1)
@@ -122,7 +121,7 @@ def _vehicles(
                 s += length / 2 + spacing * lot.uniform(0.5, 1.6)
     for at in road.crossings:  # waiting or passing on the crossing street
         lot = np.random.default_rng(rng.integers(2**63))
-        mesh, length = _vehicle(lot, shares)
+        mesh, length = _vehicle(lot, heavy)
         sign = int(lot.choice([-1, 1]))
         if lot.random() < 0.6:
             v = sign * (road.half_width + 2.5 + length / 2)
