@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from depthforge_ros.frame import UNLABELLED
-from depthforge_ros.learning.mix import mixed
+from depthforge_ros.learning.facades import can_have_displays, with_displays
+from depthforge_ros.learning.mix import mixed, toned
 from depthforge_ros.learning.relight import relight
 from depthforge_ros.learning.samples import Sample
 
@@ -40,7 +41,8 @@ class AugmentSettings:
     bicycles are met as often as road; relight is night, snow, rain or fog by labels and depth, for
     samples that have depth; adverse is what night and weather do to a sensor (darkness, colour
     casts, noise, haze, blur), for those that were not relit; mix is that a daylight sample gets
-    road users and signs of another one.
+    road users and signs of another one; tone is that one with another gets its colours, too;
+    displays is that facades get shop displays, posters, boards and doorways.
     """
 
     crop: int
@@ -57,6 +59,8 @@ class AugmentSettings:
     relight: float = 0.0
     adverse: float = 0.0
     mix: float = 0.0
+    tone: float = 0.0
+    displays: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop < 32 or self.crop % 32:
@@ -69,7 +73,8 @@ class AugmentSettings:
                 "expected one of the two, of at least 32"
             )
         for name in (
-            "max_class_share", "rare", "flip", "photometric", "relight", "adverse", "mix",
+            "max_class_share", "rare", "flip", "photometric", "relight", "adverse", "mix", "tone",
+            "displays",
         ):  # fmt: skip
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0..1")
@@ -94,9 +99,15 @@ def augment(
         other, _ = _cropped(other, rng, settings)
         if other.labels.shape == sample.labels.shape:
             sample = mixed(sample, other, rng)
+            if settings.tone > 0 and rng.random() < settings.tone:
+                sample = toned(sample, other, rng.uniform(0.3, 1.0))
+    centre = ((width - 1) / 2 - left, (height - 1) / 2 - top)
+    displays = settings.displays > 0 and can_have_displays(sample)
+    if displays and rng.random() < settings.displays:
+        sample = with_displays(sample, centre, rng)
     relit = None
     if settings.relight > 0 and rng.random() < settings.relight:
-        relit = relight(sample, ((width - 1) / 2 - left, (height - 1) / 2 - top), rng)
+        relit = relight(sample, centre, rng)
         sample = relit or sample
     if rng.random() < settings.flip:
         sample = _mapped(sample, lambda image: np.ascontiguousarray(image[:, ::-1]))

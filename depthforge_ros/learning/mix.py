@@ -73,3 +73,22 @@ def mixed(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
         labels=np.where(mask, other.labels, sample.labels),
         depth_m=np.where(mask, other.depth_m, sample.depth_m),
     )
+
+
+def toned(sample: Sample, other: Sample, share: float) -> Sample:
+    """Return the sample with the mean and spread of the other's colours, each channel of CIELAB.
+
+    After Reinhard, Adhikhmin, Gooch and Shirley, Color Transfer between Images (2001). share: 0
+    leaves the sample as it is, 1 gives it the other's mean and standard deviation.
+    """
+    own, target = (
+        cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        for rgb in (sample.rgb, other.rgb)
+    )
+    mean, spread = own.mean((0, 1)), own.std((0, 1)) + 1e-3
+    wanted, wanted_spread = target.mean((0, 1)), target.std((0, 1)) + 1e-3
+    gain = np.clip(wanted_spread / spread, 1 / MAX_GAIN, MAX_GAIN)
+    moved = (own - mean) * gain + wanted
+    lab = (own + np.float32(share) * (moved - own)).astype(np.float32)
+    rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    return replace(sample, rgb=(255 * rgb.clip(0, 1) + 0.5).astype(np.uint8))

@@ -77,6 +77,10 @@ def run(args: Namespace) -> int:
             assert isinstance(source, FolderDataset)
             check_labels(source)
     device = join_processes(args.device)
+    if device.type == "cpu":
+        # The backward pass of attention meets numbers below 1e-38, with which a processor computes
+        # ten times as slowly. Threads inherit this from the one that starts them: it comes first.
+        torch.set_flush_denormal(True)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)  # the loader's workers, forked from here, are what runs side by side

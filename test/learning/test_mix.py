@@ -11,7 +11,7 @@ import pytest
 from depthforge_ros.learning.augment import AugmentSettings
 from depthforge_ros.learning.batches import BatchStream, Share
 from depthforge_ros.learning.label_ids import BUILDING, ROAD, SKY, TRUCK
-from depthforge_ros.learning.mix import mixed, mixes
+from depthforge_ros.learning.mix import mixed, mixes, toned
 from depthforge_ros.learning.samples import Sample
 
 SIZE = 64
@@ -109,3 +109,19 @@ def test_a_stream_mixes_its_sources_as_often_as_asked(mix: float, least: int, mo
     assert least <= sum((sample.labels == TRUCK).any() for sample in walls) <= most
     again = stream.sample(7, [])
     assert np.array_equal(again.rgb, samples[7].rgb)
+
+
+def test_toned_takes_mean_and_spread_of_the_others_colours() -> None:
+    rng = np.random.default_rng(2)
+    sample, other = wall_at(30.0, 100), wall_at(30.0, 100)
+    grey = rng.normal(100, 12, (SIZE, SIZE, 1)).repeat(3, axis=2)
+    sample = dataclasses.replace(sample, rgb=grey.clip(0, 255).astype(np.uint8))
+    warm = rng.normal(1, 0.1, (SIZE, SIZE, 1)) * (150, 110, 70)
+    other = dataclasses.replace(other, rgb=warm.clip(0, 255).astype(np.uint8))
+    result = toned(sample, other, 1.0)
+    assert np.allclose(result.rgb.mean((0, 1)), other.rgb.mean((0, 1)), atol=4)
+    assert result.labels is sample.labels
+    assert result.depth_m is sample.depth_m
+    half = toned(sample, other, 0.5).rgb.mean((0, 1))
+    assert (np.sign(half - sample.rgb.mean((0, 1))) == (1, 1, -1)).all()
+    assert np.abs(toned(sample, other, 0.0).rgb.astype(int) - sample.rgb).max() <= 1
