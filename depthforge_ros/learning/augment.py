@@ -20,6 +20,7 @@ from depthforge_ros.learning.facades import can_have_displays, with_displays
 from depthforge_ros.learning.mix import mixed, toned
 from depthforge_ros.learning.relight import relight
 from depthforge_ros.learning.samples import Sample
+from depthforge_ros.learning.wires import with_wires
 
 CROP_TRIES = 10
 CROP_STEP = 16
@@ -42,7 +43,8 @@ class AugmentSettings:
     samples that have depth; adverse is what night and weather do to a sensor (darkness, colour
     casts, noise, haze, blur), for those that were not relit; mix is that a daylight sample gets
     road users and signs of another one; tone is that one with another gets its colours, too;
-    displays is that facades get shop displays, posters, boards and doorways.
+    displays is that facades get shop displays, posters, boards and doorways; wires is that wires
+    hang before sky, houses and trees.
     """
 
     crop: int
@@ -61,6 +63,7 @@ class AugmentSettings:
     mix: float = 0.0
     tone: float = 0.0
     displays: float = 0.0
+    wires: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop < 32 or self.crop % 32:
@@ -74,7 +77,7 @@ class AugmentSettings:
             )
         for name in (
             "max_class_share", "rare", "flip", "photometric", "relight", "adverse", "mix", "tone",
-            "displays",
+            "displays", "wires",
         ):  # fmt: skip
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0..1")
@@ -109,6 +112,8 @@ def augment(
     if settings.relight > 0 and rng.random() < settings.relight:
         relit = relight(sample, centre, rng)
         sample = relit or sample
+    if settings.wires > 0 and rng.random() < settings.wires:
+        sample = with_wires(sample, centre, rng)
     if rng.random() < settings.flip:
         sample = _mapped(sample, lambda image: np.ascontiguousarray(image[:, ::-1]))
     if relit is not None:

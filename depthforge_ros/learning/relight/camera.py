@@ -12,7 +12,7 @@ MIN_LIGHT = 1e-4
 
 
 def glow(light: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """What bright sources scatter in lens and air: three Gaussians, now and then a streak.
+    """What bright sources scatter in lens and air: three Gaussians, sometimes a streak or star.
 
     light: [H, W, 3], 1 is the brightest that the sensor tells apart. strength: scattered share.
     """
@@ -29,7 +29,28 @@ def glow(light: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
         length = int(height * rng.uniform(0.1, 0.5)) | 1
         streak = cv2.blur(bright, (3, length) if rng.random() < 0.7 else (length, 3))
         result += np.float32(strength * rng.uniform(0.5, 2.0)) * streak
+    if rng.random() < 0.3:
+        result += np.float32(strength) * star(bright, rng)
     return result
+
+
+def star(bright: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rays [H, W, 3] that the blades of an aperture or fine scratches draw from bright sources."""
+    reach = int(bright.shape[0] * rng.uniform(0.08, 0.35)) | 1
+    turn = rng.uniform(0, np.pi)
+    rays = np.zeros_like(bright)
+    count = int(rng.integers(1, 5))
+    middle = reach // 2
+    for index in range(count):
+        angle = turn + np.pi * index / count
+        end = middle * np.array((np.cos(angle), np.sin(angle)))
+        kernel = np.zeros((reach, reach), np.float32)
+        first, last = (np.round(middle + sign * end).astype(int).tolist() for sign in (-1, 1))
+        cv2.line(kernel, first, last, 1.0)
+        fade = np.hypot(*np.mgrid[-middle : middle + 1, -middle : middle + 1]) / (middle + 1)
+        kernel *= (1 - fade.clip(0, 1)).astype(np.float32) ** 2
+        rays += cv2.filter2D(bright, -1, kernel / kernel.sum())
+    return rays * np.float32(rng.uniform(1.0, 4.0) / count)
 
 
 def exposed(
