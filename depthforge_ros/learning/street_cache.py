@@ -31,8 +31,9 @@ class RenderSettings:
     """What to render: `drives` of `frames` each, pixels, frames a second.
 
     Drive i has the i-th training seed and condition i modulo six. A low rate makes the frames of
-    a drive differ. heavy: most vehicles are lorries, buses and trams; for a folder of its own,
-    because a drive's folder does not say so.
+    a drive differ. heavy: most vehicles are lorries, buses and trams; varied: some of tram tracks,
+    overhead wires, yellow markings, shop displays and other street lamps. Each combination needs a
+    folder of its own, because a drive's folder does not say so.
     """
 
     drives: int
@@ -41,6 +42,7 @@ class RenderSettings:
     height: int = 384
     rate_hz: float = 0.25
     heavy: bool = False
+    varied: bool = False
 
 
 def render_drive(folder: Path, seed: int, condition: str, settings: RenderSettings) -> bool:
@@ -56,6 +58,7 @@ def render_drive(folder: Path, seed: int, condition: str, settings: RenderSettin
         settings.frames,
         settings.rate_hz,
         settings.heavy,
+        settings.varied,
     )
     frames = list(drive)
     partial = folder / f".{target.name}.{os.getpid()}.partial"
@@ -192,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=RenderSettings.height)
     parser.add_argument("--rate-hz", type=float, default=RenderSettings.rate_hz)
     parser.add_argument("--heavy", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--varied", action=argparse.BooleanOptionalAction, default=False)
     args = vars(parser.parse_args(argv))
     render(args.pop("folder"), RenderSettings(**args))
     return 0

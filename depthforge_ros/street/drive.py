@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .camera import Camera
 from .ground import RAISED, ROAD_TOP, draw_ground
-from .lighting import CONDITIONS, LightMaps, make_lighting
+from .lamps import lamp_light
+from .lighting import CONDITIONS, Lighting, LightMaps, make_lighting
 from .mesh import Mesh
 from .noise import stream
 from .raster import GBuffer, clip_near, draw_mesh, spans
@@ -28,6 +29,7 @@ from .weather import (
     develop,
     metered,
 )
+from .wires import draw_wires
 from .world import build_world
 
 TRAIN_SEEDS = range(0, 100_000)
@@ -70,6 +72,8 @@ class StreetDrive:
         frames: how many frames, of at most 600 s in all.
         rate_hz: frames per second.
         heavy: most vehicles are lorries, buses and trams, nearer than usual.
+        varied: some of tram tracks, overhead wires, yellow markings, shop displays and other
+            street lamps; see `variety.py`.
 
     Raises:
         ValueError: an argument is out of its range; the message names it and what is allowed.
@@ -84,6 +88,7 @@ class StreetDrive:
         frames: int = 60,
         rate_hz: float = 10.0,
         heavy: bool = False,
+        varied: bool = False,
     ) -> None:
         _check_integer("seed", seed, 0, 2**63 - 1)
         if condition not in CONDITIONS:
@@ -120,9 +125,11 @@ class StreetDrive:
         self._bonnet = bonnet(rng) if rng.random() < 0.25 else None
         self._ego = make_ego(self.seed, random_road(stream(self.seed, 0)))
         travelled = self._ego.travelled(self.frames / self.rate_hz)
-        self.world = build_world(self.seed, travelled + 190.0)
+        self.world = build_world(self.seed, travelled + 190.0, varied)
         self._movers = make_movers(self.seed, self.world.road, self.world.x_end, heavy)
         self.lighting = make_lighting(self.seed, condition)
+        if varied:
+            self.lighting = replace(self.lighting, **lamp_light(self.seed, self.lighting))
         self._maps = LightMaps(self.world, self.lighting)
 
     def __len__(self) -> int:
@@ -173,12 +180,14 @@ class StreetDrive:
         rng = np.random.default_rng((self.seed, CONDITIONS.index(self.condition), 77, index))
         if light.wet > 0.05:
             add_reflections(image, surface, camera, light)
+        with np.errstate(divide="ignore"):
+            depth = np.where(g.inv_z > 0, 1.0 / g.inv_z, np.inf).astype(np.float32)
+        if len(self.world.wires):
+            draw_wires(image, depth, camera, self.world.wires, _wire_light(light))
         add_air(image, surface, camera, light)
         exposure = metered(image, light)
         if light.glow > 0:
             add_bloom(image, exposure)
-        with np.errstate(divide="ignore"):
-            depth = np.where(g.inv_z > 0, 1.0 / g.inv_z, np.inf).astype(np.float32)
         add_particles(image, depth, camera, light, rng)
         if light.drops > 0:
             add_drops(image, light, self.seed, index)
@@ -232,6 +241,11 @@ class StreetDrive:
                 if found is not None:
                     sun[found[0]][found[1]] = 0.0
         return sun.ravel(), ambient.ravel()
+
+
+def _wire_light(light: Lighting) -> np.ndarray:
+    """Radiance of tarnished wires, linear RGB."""
+    return 0.035 * light.ambient + 0.012 * light.lamp + 0.01 * light.sun_rgb
 
 
 def _inside(

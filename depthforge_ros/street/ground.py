@@ -132,7 +132,11 @@ def markings(road: Road, x: np.ndarray, v: np.ndarray, blur: np.ndarray) -> tupl
             white = np.maximum(white, strip * free * (0.4 + 0.6 * dashed))
     if road.zebras:
         stripes = np.clip((np.abs(np.mod(v, 1.1) - 0.55) - 0.27) / blur + 0.5, 0, 1)
-        white = np.maximum(white, stripes * (np.abs(to_zebra) < 1.6) * (edge < hw - 0.2))
+        stripes = stripes * (np.abs(to_zebra) < 1.6) * (edge < hw - 0.2)
+        if road.yellow_zebras:
+            yellow = np.maximum(yellow, stripes)
+        else:
+            white = np.maximum(white, stripes)
     if road.crossings:
         for sign in (-1, 1):
             at = sign * (road.crossing_half + 2.2)

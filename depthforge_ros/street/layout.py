@@ -9,8 +9,10 @@ import numpy as np
 
 from . import buildings, fixtures
 from .ground import ZONE_STEP_M
-from .mesh import Mesh
+from .mesh import SIZE, Mesh
+from .noise import stream
 from .road import KERB_M, Road
+from .shops import dress
 
 X0_M = -30.0  # the street begins behind the camera
 
@@ -24,6 +26,19 @@ class Layout:
     crowns: list[tuple[float, ...]] = field(default_factory=list)
     lamps: list[tuple[float, ...]] = field(default_factory=list)
     parked: list[tuple[float, float, float, float, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Shops:
+    """Which buildings at the pavement of a varied street have shop displays: a `share` of them."""
+
+    seed: int
+    share: float
+
+    def front(self, side: int, s: float, width: float, height: float) -> Mesh | None:
+        """Displays before the front of the building at `s`, or None where it has none."""
+        rng = stream(self.seed, 400_000 + 2 * int((s - X0_M) * 10) + side)
+        return dress(rng, width, height) if rng.random() < self.share else None
 
 
 def front_of(road: Road, side: int) -> float:
@@ -73,7 +88,7 @@ DISTRICTS = (
 
 def line_side(
     road: Road, side: int, district: int, bare: bool, rng: np.random.Generator, out: Layout,
-    zone: np.ndarray, x_end: float,
+    zone: np.ndarray, x_end: float, shops: Shops | None = None,
 ) -> None:  # fmt: skip
     """Fill one side with lots; writes which have grass into `zone`."""
     sign = 1 if side else -1
@@ -101,7 +116,7 @@ def line_side(
                 s = after
                 continue
             length = room
-        _lot(road, side, name, s, length, v0, setback, ground, bare, lot, out)
+        _lot(road, side, name, s, length, v0, setback, ground, bare, lot, out, shops)
         grassy = name == "park" or (setback > 2 and lot.random() < 0.6)
         if grassy:
             first = int((s - X0_M) / ZONE_STEP_M)
@@ -113,7 +128,7 @@ def line_side(
 
 def _lot(
     road: Road, side: int, name: str, s: float, length: float, v0: float, setback: float,
-    ground: float, bare: bool, rng: np.random.Generator, out: Layout,
+    ground: float, bare: bool, rng: np.random.Generator, out: Layout, shops: Shops | None,
 ) -> None:  # fmt: skip
     sign = 1 if side else -1
     is_open = name in ("park", "gap")
@@ -134,6 +149,10 @@ def _lot(
     mesh = buildings.building(rng, wide, depth, name, ground if setback < 2 else buildings.HOUSE)
     v = v0 + setback
     put(out, road, mesh, s, sign * v, side, wide)
+    if shops is not None and setback < 2 and name != "house":
+        front = shops.front(side, s, wide, float(mesh.faces[0, SIZE.start + 1]))
+        if front is not None:
+            put(out, road, front, s, sign * v, side, wide)
     x, y = road.place(s + wide / 2, sign * (v + depth / 2))
     height = float(mesh.verts[:, 2].max())
     out.blocks.append((x, y, road.heading(s + wide / 2), wide / 2, depth / 2, height * 0.92))

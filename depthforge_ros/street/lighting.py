@@ -33,6 +33,8 @@ class Lighting:
         wet, snow: 0..1 surface state; flakes, streaks: density of falling snow and rain.
         noise: sensor noise at mid grey, in 8-bit steps; blur: share of a 3x3 binomial blur.
         white: channel gains of the camera's white balance.
+        bulb: colour of the street lamps' heads, None for warm white.
+        other_lamp: light of every second street lamp where two kinds stand, else None.
     """
 
     sun: np.ndarray
@@ -60,6 +62,8 @@ class Lighting:
     contrast: float
     saturation: float
     drops: float
+    bulb: np.ndarray | None = None
+    other_lamp: np.ndarray | None = None
 
 
 def make_lighting(seed: int, condition: str) -> Lighting:
@@ -171,7 +175,10 @@ class LightMaps:
         self.middle = np.asarray(world.road.centre(x)).mean() if world.road.waves else 0.0
         self.x0, self.y0 = X0_M, float(self.middle) - HALF_SPAN_M
         self.shadow = self._shadow(world, light) if light.sun_rgb.max() > 0 else None
-        self.lamps = self._lamps(world) if light.lamp.max() > 0 else None
+        mixed = light.other_lamp is not None
+        own, other = (world.lamps[::2], world.lamps[1::2]) if mixed else (world.lamps, None)
+        self.lamps = self._lamps(own) if light.lamp.max() > 0 else None
+        self.other_lamps = self._lamps(other) if other is not None else None
 
     def _shadow(self, world: World, light: Lighting) -> np.ndarray:
         tops = np.zeros((self.rows, self.columns), np.float32)
@@ -207,11 +214,11 @@ class LightMaps:
             np.maximum(dst, src - np.float32(drop * distance), out=dst)
         return shadow
 
-    def _lamps(self, world: World) -> np.ndarray:
+    def _lamps(self, lamps: np.ndarray) -> np.ndarray:
         total = np.zeros((self.rows, self.columns), np.float32)
         xs = self.x0 + CELL_M * (np.arange(self.columns) + 0.5)
         ys = self.y0 + CELL_M * (np.arange(self.rows) + 0.5)
-        for x, y, h in world.lamps:
+        for x, y, h in lamps:
             c0, c1, r0, r1 = self._window(x, y, 22.0)
             d2 = (xs[None, c0:c1] - x) ** 2 + (ys[r0:r1, None] - y) ** 2 + h * h
             total[r0:r1, c0:c1] += (h**3 / d2**1.5).astype(np.float32)

@@ -33,6 +33,9 @@ class Mat(IntEnum):
     FENCE = 16
     CLOTH = 17
     BARE = 18
+    DISPLAY = 19
+    BOARD = 20
+    POSTER = 21
 
 
 # Columns of an attribute row.

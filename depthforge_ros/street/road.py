@@ -27,6 +27,7 @@ class Road:
         traffic: -1 where traffic keeps left (ego at v > 0), +1 where it keeps right.
         zebras: x of the pedestrian crossings.
         style: small integer choosing marking colours and edge lines.
+        yellow_zebras: pedestrian crossings are yellow, not white.
     """
 
     waves: tuple[tuple[float, float, float], ...]
@@ -41,6 +42,7 @@ class Road:
     traffic: int
     zebras: tuple[float, ...]
     style: int
+    yellow_zebras: bool = False
 
     def centre(self, x: np.ndarray | float) -> np.ndarray | float:
         """y of the centre line at x; 0 at x = 0."""

@@ -10,10 +10,11 @@ import numpy as np
 from . import ground as gr
 from .camera import Camera
 from .lighting import Lighting, LightMaps, sky_radiance
-from .mesh import LABEL, MATERIAL, NORMAL, ORIGIN, U_AXIS, V_AXIS, Mat
+from .mesh import LABEL, MATERIAL, NORMAL, ORIGIN, PARAMS, U_AXIS, V_AXIS, Mat
 from .noise import FBM, smooth
 from .patch import Patch
 from .raster import FIRST_PRIM, GBuffer
+from .roadpaint import add_to_road
 from .surfaces import PAINTERS
 from .world import World
 
@@ -65,6 +66,9 @@ def _ground(s: Surface, prim: np.ndarray, world: World, camera: Camera, light: L
     v = road.across(x, y)
     paint = np.zeros_like(x)
     colour = gr.road_colour(road, look, x, y, v, s.depth[at], focal, paint)
+    if world.variety is not None:
+        footprint = s.depth[at] / focal
+        colour, s.mirror[at] = add_to_road(colour, road, world.variety, x, v, footprint)
     _write(s, at, colour, gr.ROAD)
     s.normal[2][at] = 1.0
     at = np.nonzero((prim == gr.RAISED) | (prim == gr.KERB_FACE))[0]
@@ -127,6 +131,10 @@ def _objects(
         for c in range(3):
             s.albedo[c][px] = colour[c]
             s.glow[c][px] = patch.glow[c] * (1.0 if mat == Mat.BARE else light.glow)
+        if mat == Mat.LAMP and light.bulb is not None:
+            street_lamp = rows[:, PARAMS.start] == 1
+            for c in range(3):
+                s.glow[c][px] *= np.where(street_lamp, 1.1 * light.bulb[c] + 0.15, 1.0)
         if mat == Mat.SIGNAL:
             for c in range(3):
                 s.glow[c][px] = patch.glow[c] * max(light.glow, 0.25)
@@ -159,7 +167,12 @@ def radiance(
     near_ground = np.clip(0.55 + s.z * 0.25, 0.55, 1.0)
     hemisphere = hemisphere * np.where(nz > 0.9, 1.0, near_ground)
     pool = maps.at(maps.lamps, s.x + nx, s.y + ny) if maps.lamps is not None else np.float32(0)
-    pool = pool * (0.55 + 0.45 * nz) * np.clip(1.25 - s.z * 0.09, 0.15, 1.0)
+    shape = (0.55 + 0.45 * nz) * np.clip(1.25 - s.z * 0.09, 0.15, 1.0)
+    pool = pool * shape
+    other, other_lamp = np.float32(0), np.zeros(3)
+    if maps.other_lamps is not None and light.other_lamp is not None:
+        other = maps.at(maps.other_lamps, s.x + nx, s.y + ny) * shape
+        other_lamp = light.other_lamp
     beam = _headlights(s, camera, light) if light.headlight > 0 else np.float32(0)
     beam = beam * np.where(s.labels == SIGN_LABEL, np.float32(5), np.float32(1))  # retroreflective
     norm = np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
@@ -172,6 +185,8 @@ def radiance(
     out = []
     for c in range(3):
         lit = light.sun_rgb[c] * facing + light.ambient[c] * hemisphere + light.lamp[c] * pool
+        if maps.other_lamps is not None:
+            lit = lit + other_lamp[c] * other
         lit = lit + beam * (1.0, 0.97, 0.88)[c]
         value = s.albedo[c] * lit + s.glow[c]
         value += fresnel * mirrored_up * (0.6 * light.ambient[c] + 0.3 * light.horizon[c])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .displays import board, display, poster
 from .masonry import brick, facade, roof
 from .mesh import SEED, SIZE, Mat
 from .noise import FBM, GRAIN, hash01, sample
@@ -233,4 +234,5 @@ PAINTERS: dict[int, Callable[[Patch], Three]] = {
     Mat.FRONT: front, Mat.REAR: rear, Mat.WHEEL: wheel, Mat.BRICK: brick, Mat.FOLIAGE: foliage,
     Mat.BARK: bark, Mat.SIGN: sign, Mat.SIGNAL: signal, Mat.LAMP: lamp, Mat.BUS: bus,
     Mat.PANEL: panel, Mat.FENCE: fence, Mat.CLOTH: cloth, Mat.BARE: bark,
+    Mat.DISPLAY: display, Mat.BOARD: board, Mat.POSTER: poster,
 }  # fmt: skip

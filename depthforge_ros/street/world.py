@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .ground import ZONE_STEP_M, GroundLook
-from .layout import DISTRICTS, X0_M, Layout, line_side
+from .layout import DISTRICTS, X0_M, Layout, Shops, line_side
 from .mesh import Mesh
 from .noise import stream
 from .road import Road, random_road
 from .roadside import close_street, cross_street, furnish, park_cars
+from .variety import Variety, make_variety
+from .wires import hang_wires
 
 CHUNK_M, SIGHT_M = 100.0, 330.0
 
@@ -34,6 +36,8 @@ class World:
         lamps: `[n, 3]` positions of the street lamps' heads.
         parked: footprints of parked cars: x, y, yaw, half length, half width.
         x_end: where the street is closed.
+        variety: additions of a varied street, else None.
+        wires: `[n, 7]` overhead wires: two ends (x, y, z) and the diameter, metres.
     """
 
     road: Road
@@ -44,6 +48,8 @@ class World:
     lamps: np.ndarray
     parked: tuple[tuple[float, float, float, float, float], ...]
     x_end: float
+    variety: Variety | None
+    wires: np.ndarray
 
     def near(self, x: float) -> list[Mesh]:
         """The static primitives that a camera at `x` can see."""
@@ -51,10 +57,14 @@ class World:
         return list(self.chunks[max(first, 0) : last + 1])
 
 
-def build_world(seed: int, length: float) -> World:
+def build_world(seed: int, length: float, varied: bool = False) -> World:
     """The street of `seed`, from behind the camera to `length` metres ahead of the start."""
     road = random_road(stream(seed, 0))
     ahead = length + 250.0
+    variety = make_variety(seed, road) if varied else None
+    if variety is not None:
+        zebras = road.zebras if variety.zebra is None else (variety.zebra,)
+        road = replace(road, zebras=zebras, yellow_zebras=variety.yellow_zebras)
     road = replace(
         road,
         crossings=tuple(c for c in road.crossings if c < ahead),
@@ -86,16 +96,24 @@ def build_world(seed: int, length: float) -> World:
         zone_x0=X0_M,
     )
     district = int(rng.integers(len(DISTRICTS)))
+    if variety is not None and variety.shops > 0.5:
+        district = 0  # shopping streets lie in the centre
     bare = rng.random() < 0.35
     greenery = rng.choice([0.0, 0.4, 0.8, 1.0]) * rng.uniform(0.6, 1.2)
+    shops = Shops(seed, variety.shops) if variety is not None else None
     for side in (0, 1):
-        line_side(road, side, district, bare, stream(seed, 10 + side), out, zones[side], x_end)
+        line_side(
+            road, side, district, bare, stream(seed, 10 + side), out, zones[side], x_end, shops
+        )
         furnish(road, side, greenery, bare, stream(seed, 20 + side), out, x_end)
         park_cars(road, side, stream(seed, 30 + side), out, x_end)
     for index, at in enumerate(road.crossings):
         if at < x_end:
             cross_street(road, at, stream(seed, 1000 + index), out)
     close_street(road, x_end, bare, stream(seed, 2), out)
+    wires = np.empty((0, 7))
+    if variety is not None and variety.wires:
+        wires = hang_wires(road, variety, stream(seed, 302), out, x_end)
     return World(
         road=road,
         look=look,
@@ -105,6 +123,8 @@ def build_world(seed: int, length: float) -> World:
         lamps=np.array(out.lamps).reshape(-1, 3),
         parked=tuple(out.parked),
         x_end=x_end,
+        variety=variety,
+        wires=wires,
     )
 
 
