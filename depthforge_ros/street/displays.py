@@ -43,6 +43,10 @@ def display(p: Patch) -> Three:
     rack = (hash01(i, i, seed + 30) < 0.4 * crowd + 0.1) & (up > 0.55) & (up < 1.35)
     rack &= np.abs(p.u / 1.9 - i - 0.5) < 0.42
     colour = paint(colour, rack, _colours(strip, i, seed + 8))
+    clutter = sample(FBM, p.u * 30 + seed * 3, p.v * 30)  # small things below eye height
+    heap = (clutter > 0.56) & (up < 0.5 + 1.3 * crowd * hash01(i, i, seed + 31))
+    few = np.floor(clutter * 11)
+    colour = paint(colour, heap, _colours(few, np.floor(p.u / 0.5), seed + 9))
     colour = _mannequins(p, colour, up, seed)
     pitch = 1.3 + 1.8 * hash01(seed * 0, seed * 0, seed + 9)
     frame = (np.minimum(p.u, wide - p.u) < 0.06) | (np.minimum(p.v, tall - p.v) < 0.06)
@@ -52,8 +56,8 @@ def display(p: Patch) -> Three:
     for c in range(3):
         lit = TONES[tone, c] * power * (1.9 * colour[c] * fall + 6.0 * spot)
         p.glow[c] += np.where(frame, 0.0, lit)
-    p.mirror += np.where(frame, 0.05, 0.25)
-    colour = [c * 0.45 for c in colour]  # behind glass, without its own light
+    p.mirror += np.where(frame, 0.05, 0.06 + 0.16 * np.mod(seed, 1.0))
+    colour = [c * 0.55 for c in colour]  # behind glass, without its own light
     return paint(colour, frame, (0.05, 0.05, 0.05))
 
 

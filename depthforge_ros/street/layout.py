@@ -12,7 +12,7 @@ from .ground import ZONE_STEP_M
 from .mesh import SIZE, Mesh
 from .noise import stream
 from .road import KERB_M, Road
-from .shops import dress
+from .shops import dress, spill
 
 X0_M = -30.0  # the street begins behind the camera
 
@@ -25,6 +25,7 @@ class Layout:
     blocks: list[tuple[float, ...]] = field(default_factory=list)
     crowns: list[tuple[float, ...]] = field(default_factory=list)
     lamps: list[tuple[float, ...]] = field(default_factory=list)
+    windows: list[tuple[float, ...]] = field(default_factory=list)
     parked: list[tuple[float, float, float, float, float]] = field(default_factory=list)
 
 
@@ -153,6 +154,7 @@ def _lot(
         front = shops.front(side, s, wide, float(mesh.faces[0, SIZE.start + 1]))
         if front is not None:
             put(out, road, front, s, sign * v, side, wide)
+            out.windows.extend(spill(out.meshes[-1]))
     x, y = road.place(s + wide / 2, sign * (v + depth / 2))
     height = float(mesh.verts[:, 2].max())
     out.blocks.append((x, y, road.heading(s + wide / 2), wide / 2, depth / 2, height * 0.92))

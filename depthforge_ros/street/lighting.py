@@ -179,6 +179,8 @@ class LightMaps:
         own, other = (world.lamps[::2], world.lamps[1::2]) if mixed else (world.lamps, None)
         self.lamps = self._lamps(own) if light.lamp.max() > 0 else None
         self.other_lamps = self._lamps(other) if other is not None else None
+        shops = len(world.windows) > 0 and light.glow > 0
+        self.windows = self._lamps(world.windows) if shops else None
 
     def _shadow(self, world: World, light: Lighting) -> np.ndarray:
         tops = np.zeros((self.rows, self.columns), np.float32)
@@ -218,10 +220,11 @@ class LightMaps:
         total = np.zeros((self.rows, self.columns), np.float32)
         xs = self.x0 + CELL_M * (np.arange(self.columns) + 0.5)
         ys = self.y0 + CELL_M * (np.arange(self.rows) + 0.5)
-        for x, y, h in lamps:
+        for x, y, h, *strength in lamps:
             c0, c1, r0, r1 = self._window(x, y, 22.0)
             d2 = (xs[None, c0:c1] - x) ** 2 + (ys[r0:r1, None] - y) ** 2 + h * h
-            total[r0:r1, c0:c1] += (h**3 / d2**1.5).astype(np.float32)
+            pool = (h**3 / d2**1.5).astype(np.float32)
+            total[r0:r1, c0:c1] += pool * np.float32(strength[0]) if strength else pool
         return total
 
     def _window(self, x: float, y: float, radius: float) -> tuple[int, int, int, int]:

@@ -169,6 +169,9 @@ def radiance(
     pool = maps.at(maps.lamps, s.x + nx, s.y + ny) if maps.lamps is not None else np.float32(0)
     shape = (0.55 + 0.45 * nz) * np.clip(1.25 - s.z * 0.09, 0.15, 1.0)
     pool = pool * shape
+    shops = np.float32(0)
+    if maps.windows is not None:
+        shops = maps.at(maps.windows, s.x + nx, s.y + ny) * shape * np.float32(light.glow)
     other, other_lamp = np.float32(0), np.zeros(3)
     if maps.other_lamps is not None and light.other_lamp is not None:
         other = maps.at(maps.other_lamps, s.x + nx, s.y + ny) * shape
@@ -185,6 +188,8 @@ def radiance(
     out = []
     for c in range(3):
         lit = light.sun_rgb[c] * facing + light.ambient[c] * hemisphere + light.lamp[c] * pool
+        if maps.windows is not None:
+            lit = lit + shops * (1.0, 0.86, 0.66)[c]
         if maps.other_lamps is not None:
             lit = lit + other_lamp[c] * other
         lit = lit + beam * (1.0, 0.97, 0.88)[c]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .mesh import Mat, Mesh, MeshBuilder
+from .mesh import MATERIAL, NORMAL, ORIGIN, PARAMS, SIZE, U_AXIS, Mat, Mesh, MeshBuilder
 
 BUILDING = 2
 SATURATED = ((0.55, 0.02, 0.03), (0.02, 0.10, 0.55), (0.02, 0.35, 0.08), (0.65, 0.42, 0.02))
@@ -22,7 +22,7 @@ def dress(rng: np.random.Generator, width: float, height: float) -> Mesh:
     b = MeshBuilder(float(rng.uniform(0, 97)))
     top = min(rng.uniform(2.5, 3.4), max(height - 0.9, 1.8))
     open_late = rng.random() < 0.75
-    power = float(np.exp(rng.uniform(np.log(0.2), np.log(2.2)))) if open_late else 0.0
+    power = float(np.exp(rng.uniform(np.log(0.2), np.log(3.5)))) if open_late else 0.0
     tone = float(rng.integers(3))
     back = np.array((0.8, 0.76, 0.68)) * rng.uniform(0.15, 1.0)
     if rng.random() < 0.25:
@@ -45,6 +45,17 @@ def dress(rng: np.random.Generator, width: float, height: float) -> Mesh:
     _boards(b, rng, width, height, top, open_late)
     _posters(b, rng, width, height, top)
     return b.build()
+
+
+def spill(front: Mesh) -> list[tuple[float, float, float, float]]:
+    """Light that lit displays throw on the pavement: x, y, height and strength of each."""
+    lit = front.faces[
+        (front.faces[:, MATERIAL] == Mat.DISPLAY) & (front.faces[:, PARAMS.start] > 0)
+    ]
+    wide = lit[:, SIZE.start, None]
+    at = lit[:, ORIGIN] + lit[:, U_AXIS] * wide / 2 + lit[:, NORMAL] * 1.2  # [n, 3]
+    strength = 0.5 * lit[:, PARAMS.start] * np.minimum(wide[:, 0] / 3, 1.5)
+    return [(float(x), float(y), 2.0, float(k)) for (x, y, _), k in zip(at, strength, strict=True)]
 
 
 def _pick(rng: np.random.Generator) -> tuple[float, float, float]:

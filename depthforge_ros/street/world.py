@@ -34,6 +34,7 @@ class World:
         blocks: `[n, 6]` x, y of the centre, yaw, half length, half depth, height.
         crowns: `[n, 4]` x, y, radius, height of tree crowns.
         lamps: `[n, 3]` positions of the street lamps' heads.
+        windows: `[n, 4]` x, y, height and strength of the light of shop displays.
         parked: footprints of parked cars: x, y, yaw, half length, half width.
         x_end: where the street is closed.
         variety: additions of a varied street, else None.
@@ -46,6 +47,7 @@ class World:
     blocks: np.ndarray
     crowns: np.ndarray
     lamps: np.ndarray
+    windows: np.ndarray
     parked: tuple[tuple[float, float, float, float, float], ...]
     x_end: float
     variety: Variety | None
@@ -121,6 +123,7 @@ def build_world(seed: int, length: float, varied: bool = False) -> World:
         blocks=np.array(out.blocks).reshape(-1, 6),
         crowns=np.array(out.crowns).reshape(-1, 4),
         lamps=np.array(out.lamps).reshape(-1, 3),
+        windows=np.array(out.windows).reshape(-1, 4),
         parked=tuple(out.parked),
         x_end=x_end,
         variety=variety,

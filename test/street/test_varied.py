@@ -159,3 +159,15 @@ def test_the_cache_renders_varied_drives(tmp_path):
     )
     assert usual.shape == varied.shape
     assert (usual != varied).mean() > 0.1
+
+
+def test_lit_displays_throw_light_on_the_pavement():
+    drive = StreetDrive(10, "night", varied=True, **SMALL)
+    drive.lighting = replace(drive.lighting, noise=0.0, adapt=0.0)
+    lit = drive[0]
+    assert len(drive.world.windows) > 5
+    drive._maps.windows = None
+    unlit = drive[0]
+    assert same_truth(lit, unlit)
+    walk = lit.labels == 1
+    assert lit.rgb[walk].mean() > unlit.rgb[walk].mean() + 3
