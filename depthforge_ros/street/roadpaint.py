@@ -39,14 +39,14 @@ def _rails(
     colour: list[np.ndarray], road: Road, variety: Variety, x: np.ndarray, v: np.ndarray,
     blur: np.ndarray,
 ) -> tuple[list[np.ndarray], np.ndarray]:  # fmt: skip
-    """Grooves of dark steel 9 cm wide with a shiny edge, in a strip of its own tone."""
+    """Grooves of dark steel 7 cm wide with a shiny edge, in a strip of its own tone."""
     on_road = np.abs(v) < np.float32(road.half_width)
     groove, edge, seam = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
     half = np.float32(variety.gauge / 2)
     for middle in variety.tracks:
         d = np.abs(v - np.float32(middle))
-        groove = np.maximum(groove, line(d - half, 0.045, blur))
-        edge = np.maximum(edge, line(d - half - np.float32(0.055), 0.012, blur))
+        groove = np.maximum(groove, line(d - half, 0.035, blur))
+        edge = np.maximum(edge, line(d - half - np.float32(0.046), 0.013, blur))
         if variety.bed != 1.0:
             seam = np.maximum(seam, np.clip((half + 0.30 - d) / blur + 0.5, 0, 1))
     groove, edge = groove * on_road, edge * on_road
