@@ -30,10 +30,11 @@ SEED_DIGITS = 8
 class RenderSettings:
     """What to render: `drives` of `frames` each, pixels, frames a second.
 
-    Drive i has the i-th training seed and condition i modulo six. A low rate makes the frames of
-    a drive differ. heavy: most vehicles are lorries, buses and trams; varied: some of tram tracks,
-    overhead wires, yellow markings, shop displays and other street lamps. Each combination needs a
-    folder of its own, because a drive's folder does not say so.
+    Drive i has the training seed first_seed + i and condition i modulo six; seeds that no other
+    folder has are other streets. A low rate makes the frames of a drive differ. heavy: most
+    vehicles are lorries, buses and trams; varied: some of tram tracks, overhead wires, yellow
+    markings, shop displays and other street lamps. Each combination needs a folder of its own,
+    because a drive's folder does not say so.
     """
 
     drives: int
@@ -43,6 +44,15 @@ class RenderSettings:
     rate_hz: float = 0.25
     heavy: bool = False
     varied: bool = False
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        last = self.first_seed + self.drives - 1
+        if not TRAIN_SEEDS[0] <= self.first_seed <= last <= TRAIN_SEEDS[-1]:
+            raise ValueError(
+                f"drives is {self.drives}, first_seed {self.first_seed}; expected training seeds "
+                f"within {TRAIN_SEEDS[0]}..{TRAIN_SEEDS[-1]}"
+            )
 
 
 def render_drive(folder: Path, seed: int, condition: str, settings: RenderSettings) -> bool:
@@ -84,7 +94,7 @@ def render_drive(folder: Path, seed: int, condition: str, settings: RenderSettin
 def render(folder: Path, settings: RenderSettings) -> int:
     """Render every drive that is not there yet; how many were rendered."""
     jobs = [
-        (TRAIN_SEEDS[index], CONDITIONS[index % len(CONDITIONS)])
+        (TRAIN_SEEDS[settings.first_seed + index], CONDITIONS[index % len(CONDITIONS)])
         for index in range(settings.drives)
     ]
     bar = tqdm(jobs, desc="rendering streets", unit="drive")
@@ -195,6 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=RenderSettings.height)
     parser.add_argument("--rate-hz", type=float, default=RenderSettings.rate_hz)
     parser.add_argument("--heavy", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--first-seed", type=int, default=RenderSettings.first_seed)
     parser.add_argument("--varied", action=argparse.BooleanOptionalAction, default=False)
     args = vars(parser.parse_args(argv))
     render(args.pop("folder"), RenderSettings(**args))

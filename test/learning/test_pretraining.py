@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,17 @@ def test_rendered_streets_are_the_drives_themselves(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="street conditions are \\('fair',\\); allowed"):
         StreetCache(tmp_path, ("fair",))
     assert not set(TRAIN_SEEDS[:1000]) & set(HELD_OUT_SEEDS)
+
+
+def test_first_seed_gives_other_streets_and_must_be_a_training_seed(tmp_path: Path) -> None:
+    settings = replace(SMALL, drives=1, frames=1, first_seed=40)
+    assert render(tmp_path, settings) == 1
+    sample = StreetCache(tmp_path)[0]
+    assert (sample.condition, sample.name) == (CONDITIONS[0], f"{TRAIN_SEEDS[40]:08d}/0")
+    with pytest.raises(
+        ValueError, match=r"first_seed 99999; expected training seeds within 0..99999"
+    ):
+        replace(SMALL, first_seed=99_999)
 
 
 def test_a_killed_renderer_leaves_nothing_half_and_goes_on(
