@@ -36,7 +36,7 @@ def validate_masks(
     merge = getattr(source, "merge", None)
     confusion = Confusion(len(network.variant.labels) if merge is None else len(merge.names))
     for sample in spread(source, samples):
-        scores = scores_of(prepared(sample, network)).float()  # [1, K, h, w]
+        scores = scores_of(_prepared(sample, network)).float()  # [1, K, h, w]
         labels = F.interpolate(scores, sample.labels.shape, mode="bilinear")[0].argmax(0)  # [H, W]
         predicted, truth = labels.to(torch.uint8).cpu().numpy(), sample.labels
         if merge is not None:
@@ -53,7 +53,7 @@ def validate_depth(
     for sample in spread(source, samples):
         if sample.depth_m is None:
             continue
-        image = prepared(sample, network)
+        image = _prepared(sample, network)
         frame = Frame(sample.rgb, focal_px=sample.focal_px)
         metres = metres_per_unit(frame, image.shape[2], image.shape[3], network.variant)
         labels = torch.from_numpy(sample.labels).to(image.device)
@@ -66,7 +66,7 @@ def validate_depth(
     return {"abs_rel": scores.abs_rel, "rmse_m": scores.rmse_m, "delta1": scores.delta1}
 
 
-def prepared(sample: Sample, network: DepthForge) -> Tensor:
+def _prepared(sample: Sample, network: DepthForge) -> Tensor:
     """Return the sample's image [1, 3, h, w] RGB 0..255 at the size that the node would use."""
     height, width = sample.labels.shape
     size = inference_size(height, width, PipelineSettings(), network.variant)
