@@ -14,10 +14,9 @@ import numpy as np
 
 from depthforge_ros.learning.label_ids import BUILDING
 from depthforge_ros.learning.relight.relight import DAYLIGHT
-from depthforge_ros.learning.relight.view import View, luma
+from depthforge_ros.learning.relight.view import CAMERA_HEIGHT_M, View, luma, rays
 from depthforge_ros.learning.samples import Sample
 
-CAMERA_HEIGHT_M = 1.4
 FARTHEST_M = 70.0
 SAME_WALL_M = 5.0
 """Pixels whose z differs more from the anchor's belong to another wall."""
@@ -78,18 +77,16 @@ def _on_wall(view: View, near: np.ndarray, anchor: int) -> tuple[np.ndarray, np.
     near: pixels of the wall, [H, W] bool. The wall is the plane n·P = 1 that fits their inverse
     depth, which is linear in the image, best: single depths of a teacher are uneven.
     """
-    height, width = view.shape
-    u = (np.arange(width, dtype=np.float32) - view.centre[0]) / view.focal_px
-    v = (np.arange(height, dtype=np.float32) - view.centre[1]) / view.focal_px
-    row, column = divmod(anchor, width)
+    u, v = rays(*view.shape, view.focal_px, view.centre)
+    row, column = divmod(anchor, view.shape[1])
     window = np.s_[
         max(0, row - REACH_PX) : row + REACH_PX, max(0, column - REACH_PX) : column + REACH_PX
     ]
     y, x = np.nonzero(near[window])
     step = max(1, len(y) // 400)
     y, x = y[::step] + window[0].start, x[::step] + window[1].start
-    rays = np.stack([u[x], v[y], np.ones(len(x), np.float32)], axis=-1)
-    normal, *_ = np.linalg.lstsq(rays, 1 / view.z_m[y, x], rcond=None)
+    seen = np.stack([u[x], v[y], np.ones(len(x), np.float32)], axis=-1)
+    normal, *_ = np.linalg.lstsq(seen, 1 / view.z_m[y, x], rcond=None)
     inverse = u[None] * normal[0] + v[:, None] * normal[1] + normal[2]
     z = 1 / np.maximum(inverse, 1 / (2 * FARTHEST_M))
     level = float(np.hypot(normal[0], normal[2])) + 1e-6

@@ -16,6 +16,7 @@ SKY, ROAD_TOP, RAISED, KERB_FACE = 0, 1, 2, 3  # primitive ids of what is not in
 FAR_M = 1500.0  # ground beyond this is sky
 ROAD, SIDEWALK, TERRAIN = 0, 1, 9  # trainIds
 ZONE_STEP_M = 0.5
+WHITE, GOLD = (0.62, 0.62, 0.60), (0.55, 0.38, 0.06)  # reflectance of road paint
 
 
 @dataclass(frozen=True)
@@ -183,13 +184,12 @@ def road_colour(
     white, yellow = white * wear * 0.85, yellow * wear * 0.8
     paint[:] = np.maximum(white, yellow)
     bare = 1.0 - paint
-    pale, gold = (0.62, 0.62, 0.60), (0.55, 0.38, 0.06)
     colour = []
     for c in range(3):
         base = tone * look.asphalt[c]
         if on_lane is not None:
             base = np.where(on_lane, base * tint[c], base)
-        colour.append(base * bare + white * pale[c] + yellow * gold[c])
+        colour.append(base * bare + white * WHITE[c] + yellow * GOLD[c])
     return colour
 
 

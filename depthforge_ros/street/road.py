@@ -87,19 +87,22 @@ class Road:
 
     def from_crossing(self, x: np.ndarray) -> np.ndarray:
         """Signed distance along x to the nearest crossing street, 1e6 where there is none."""
-        return _from_nearest(self.crossings, x)
+        return from_nearest(self.crossings, x)
 
     def from_zebra(self, x: np.ndarray) -> np.ndarray:
         """Signed distance along x to the nearest pedestrian crossing, 1e6 where there is none."""
-        return _from_nearest(self.zebras, x)
+        return from_nearest(self.zebras, x)
 
     def lane_centre(self, index: int, direction: int) -> float:
         """v of lane `index` (0 = innermost); direction +1 with ego, -1 against it."""
         return -self.traffic * direction * self.lane * (index + 0.5)
 
 
-def _from_nearest(places: tuple[float, ...], x: np.ndarray) -> np.ndarray:
-    """Streets cross at least 60 m apart, so only the nearest one shapes a point."""
+def from_nearest(places: tuple[float, ...], x: np.ndarray) -> np.ndarray:
+    """Signed distance along x to the nearest of the rising places, 1e6 where there is none.
+
+    Streets cross at least 60 m apart, so only the nearest one shapes a point.
+    """
     if not places:
         return np.full_like(x, 1e6)
     at = np.array(places, np.float32)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .ground import line
+from .ground import GOLD, WHITE, line
 from .noise import FBM, sample
-from .road import Road
+from .road import Road, from_nearest
 from .variety import Variety
 
-WHITE, GOLD = (0.62, 0.62, 0.60), (0.55, 0.38, 0.06)
 STEEL = (0.016, 0.015, 0.014)
 
 
@@ -68,9 +67,7 @@ def _paint(
         np.abs(road.from_zebra(x)) > 2.4
     )
     if variety.arrows:
-        at = np.array(variety.arrows, np.float32)
-        middle = (at[1:] + at[:-1]) / 2
-        along = at[np.searchsorted(middle, x)] - x  # metres behind the tip
+        along = -from_nearest(variety.arrows, x)  # metres behind the tip
         mark = np.zeros_like(x)
         for lane in range(road.lanes):
             for direction in (1, -1):

@@ -19,6 +19,7 @@ from .surfaces import PAINTERS
 from .world import World
 
 SKY_LABEL, SIGN_LABEL = 10, 7
+SHOP_LIGHT = (1.0, 0.86, 0.66)
 
 
 @dataclass
@@ -169,13 +170,12 @@ def radiance(
     pool = maps.at(maps.lamps, s.x + nx, s.y + ny) if maps.lamps is not None else np.float32(0)
     shape = (0.55 + 0.45 * nz) * np.clip(1.25 - s.z * 0.09, 0.15, 1.0)
     pool = pool * shape
-    shops = np.float32(0)
+    more = []  # colour and irradiance of other lights
     if maps.windows is not None:
         shops = maps.at(maps.windows, s.x + nx, s.y + ny) * shape * np.float32(light.glow)
-    other, other_lamp = np.float32(0), np.zeros(3)
+        more.append((SHOP_LIGHT, shops))
     if maps.other_lamps is not None and light.other_lamp is not None:
-        other = maps.at(maps.other_lamps, s.x + nx, s.y + ny) * shape
-        other_lamp = light.other_lamp
+        more.append((light.other_lamp, maps.at(maps.other_lamps, s.x + nx, s.y + ny) * shape))
     beam = _headlights(s, camera, light) if light.headlight > 0 else np.float32(0)
     beam = beam * np.where(s.labels == SIGN_LABEL, np.float32(5), np.float32(1))  # retroreflective
     norm = np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
@@ -188,10 +188,8 @@ def radiance(
     out = []
     for c in range(3):
         lit = light.sun_rgb[c] * facing + light.ambient[c] * hemisphere + light.lamp[c] * pool
-        if maps.windows is not None:
-            lit = lit + shops * (1.0, 0.86, 0.66)[c]
-        if maps.other_lamps is not None:
-            lit = lit + other_lamp[c] * other
+        for colour, irradiance in more:
+            lit = lit + colour[c] * irradiance
         lit = lit + beam * (1.0, 0.97, 0.88)[c]
         value = s.albedo[c] * lit + s.glow[c]
         value += fresnel * mirrored_up * (0.6 * light.ambient[c] + 0.3 * light.horizon[c])

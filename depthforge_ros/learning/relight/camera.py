@@ -41,14 +41,15 @@ def star(bright: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rays = np.zeros_like(bright)
     count = int(rng.integers(1, 5))
     middle = reach // 2
+    away = np.hypot(*np.mgrid[-middle : middle + 1, -middle : middle + 1]) / (middle + 1)
+    fade = (1 - away.clip(0, 1)).astype(np.float32) ** 2
     for index in range(count):
         angle = turn + np.pi * index / count
         end = middle * np.array((np.cos(angle), np.sin(angle)))
         kernel = np.zeros((reach, reach), np.float32)
         first, last = (np.round(middle + sign * end).astype(int).tolist() for sign in (-1, 1))
         cv2.line(kernel, first, last, 1.0)
-        fade = np.hypot(*np.mgrid[-middle : middle + 1, -middle : middle + 1]) / (middle + 1)
-        kernel *= (1 - fade.clip(0, 1)).astype(np.float32) ** 2
+        kernel *= fade
         rays += cv2.filter2D(bright, -1, kernel / kernel.sum())
     return rays * np.float32(rng.uniform(1.0, 4.0) / count)
 

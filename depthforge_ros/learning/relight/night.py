@@ -27,7 +27,14 @@ from depthforge_ros.learning.label_ids import (
     WALL,
 )
 from depthforge_ros.learning.relight.camera import developed, exposed, glow
-from depthforge_ros.learning.relight.view import View, blurred, cloudy, hashed, luma
+from depthforge_ros.learning.relight.view import (
+    CAMERA_HEIGHT_M,
+    View,
+    blurred,
+    cloudy,
+    hashed,
+    luma,
+)
 
 LAMPS = np.array(
     [
@@ -43,7 +50,6 @@ LAMPS = np.array(
 TAIL = np.array((1.0, 0.06, 0.03), np.float32)
 SIGNALS = np.array(((1.0, 0.08, 0.04), (1.0, 0.5, 0.05), (0.1, 1.0, 0.55)), np.float32)
 VEHICLES = (CAR, TRUCK, BUS, TRAIN, MOTORCYCLE)
-CAMERA_HEIGHT_M = 1.4
 MAX_VEHICLES = 8
 
 

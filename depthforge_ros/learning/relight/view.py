@@ -13,6 +13,8 @@ from depthforge_ros.learning.samples import Sample
 
 GROUND = (ROAD, SIDEWALK, TERRAIN)
 FAR_M = 300.0
+CAMERA_HEIGHT_M = 1.4
+"""Assumed height of the camera above the road."""
 LINEAR = (np.arange(256) / 255.0).astype(np.float32) ** 2.2
 LUMA = np.array([0.3, 0.59, 0.11], np.float32)
 
@@ -43,8 +45,7 @@ class View:
         height, width = sample.labels.shape
         z_m = np.nan_to_num(sample.depth_m, nan=30.0, posinf=FAR_M).clip(0.5, FAR_M)
         z_m = z_m.astype(np.float32)
-        u = (np.arange(width, dtype=np.float32) - centre[0]) / sample.focal_px
-        v = (np.arange(height, dtype=np.float32) - centre[1]) / sample.focal_px
+        u, v = rays(height, width, sample.focal_px, centre)
         return View(
             LINEAR[sample.rgb],
             sample.labels,
@@ -62,6 +63,15 @@ class View:
         """Height and width."""
         height, width = self.labels.shape
         return height, width
+
+
+def rays(
+    height: int, width: int, focal_px: float, centre: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """x [W] of every column and y [H] of every row at unit depth."""
+    u = (np.arange(width, dtype=np.float32) - centre[0]) / focal_px
+    v = (np.arange(height, dtype=np.float32) - centre[1]) / focal_px
+    return u, v
 
 
 def luma(light: np.ndarray) -> np.ndarray:
